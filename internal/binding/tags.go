@@ -1,0 +1,49 @@
+package binding
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Tags are the binding metadata that a pod carries for people and selectors.
+// The zero value means: no tags.
+type Tags struct {
+	// Binding and Identity are label values: the names in the first match.
+	Binding, Identity string
+	// Bindings is an annotation value: all matching bindings as namespace/name,
+	// comma-separated, in binding order.
+	Bindings string
+}
+
+// Tags of a pod about which r was decided.
+func (r Result) Tags() Tags {
+	if len(r.Matches) == 0 {
+		return Tags{}
+	}
+	all := make([]string, len(r.Matches))
+	for i, m := range r.Matches {
+		all[i] = m.Binding.Namespace + "/" + m.Binding.Name
+	}
+	first := r.Matches[0]
+	return Tags{
+		Binding:  LabelValue(first.Binding.Name),
+		Identity: LabelValue(first.Identity.Name),
+		Bindings: strings.Join(all, ","),
+	}
+}
+
+// LabelValue makes a label value of an object's name. Names may have 253
+// characters and label values 63, so a longer name keeps its beginning and gets
+// a hash of the whole, which keeps two long names apart.
+func LabelValue(name string) string {
+	const hashLen = 10
+	if len(name) <= validation.LabelValueMaxLength {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	head := strings.TrimRight(name[:validation.LabelValueMaxLength-hashLen-1], "-_.")
+	return head + "-" + hex.EncodeToString(sum[:])[:hashLen]
+}

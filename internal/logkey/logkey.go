@@ -1,0 +1,46 @@
+// Package logkey lists the keys of structured log fields, so that one thing has
+// one name in every component's log.
+package logkey
+
+// Keys of log fields. Objects are logged as namespace/name.
+const (
+	Address          = "address"
+	AssignedIdentity = "assignedIdentity"
+	Attempt          = "attempt"
+	Binding          = "binding"
+	Chain            = "chain"
+	ClientID         = "clientID" // always redacted
+	Code             = "code"
+	Component        = "component"
+	ConfigMap        = "configMap"
+	Count            = "count"
+	Duration         = "duration"
+	Exception        = "exception"
+	Field            = "field"
+	File             = "file"
+	Identity         = "identity"
+	Kind             = "kind"
+	Method           = "method"
+	Name             = "name"
+	Namespace        = "namespace"
+	Node             = "node"
+	Operation        = "operation"
+	Path             = "path"
+	Phase            = "phase"
+	Pod              = "pod"
+	Reason           = "reason"
+	RequestID        = "requestID"
+	Resource         = "resource"
+	ResourceID       = "resourceID"
+	RetryAfter       = "retryAfter"
+	Rule             = "rule"
+	Selector         = "selector"
+	Server           = "server"
+	Signal           = "signal"
+	Source           = "source"
+	Status           = "status"
+	Subscription     = "subscription"
+	Target           = "target"
+	User             = "user"
+	Version          = "version"
+)

@@ -1,0 +1,138 @@
+// Package metric defines the Prometheus metrics of the components. Names,
+// labels and buckets of the 1.8 releases are kept, so that dashboards and alerts
+// go on working. No label takes a value that a pod can choose freely.
+package metric
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Namespace is the prefix of all metrics.
+const Namespace = "aadpodidentity"
+
+// Label names.
+const (
+	LabelOperation  = "operation_type"
+	LabelStatusCode = "status_code"
+	LabelNamespace  = "namespace"
+	LabelResource   = "resource"
+)
+
+// Values of LabelOperation.
+const (
+	OpVMGet      = "vm_get"
+	OpVMUpdate   = "vm_update"
+	OpVMSSGet    = "vmss_get"
+	OpVMSSUpdate = "vmss_update"
+
+	OpAssignedIdentityAddition = "assigned_identity_addition"
+	OpAssignedIdentityDeletion = "assigned_identity_deletion"
+	OpAssignedIdentityUpdate   = "assigned_identity_update"
+	OpAssignedIdentityStatus   = "update_azure_assigned_identity_status"
+
+	// OpTokenMSI and OpTokenUserAssigned are token requests to IMDS for the
+	// node's system-assigned and for a user-assigned identity.
+	OpTokenMSI          = "adal_token_msi"
+	OpTokenUserAssigned = "adal_token_msi_userassignedid"
+)
+
+// buckets, in seconds, of the 1.8 releases.
+var (
+	assignmentBuckets = []float64{.01, .02, .05, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1, 2, 3, 4, 5, 10}
+	requestBuckets    = []float64{.5, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100}
+	cycleBuckets      = []float64{.5, 1, 5, 10, 30, 60, 120, 300, 600, 900, 1200}
+)
+
+// NewRegistry makes a registry with the Go runtime and process metrics.
+func NewRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// MIC is the metrics of MIC.
+type MIC struct {
+	AssignedIdentityAdditionDuration prometheus.Histogram
+	AssignedIdentityAdditions        prometheus.Counter
+	AssignedIdentityDeletionDuration prometheus.Histogram
+	AssignedIdentityDeletions        prometheus.Counter
+	AssignedIdentityUpdateDuration   prometheus.Histogram
+	AssignedIdentityUpdates          prometheus.Counter
+
+	CycleDuration       prometheus.Histogram
+	Cycles              prometheus.Counter
+	NewLeaderElections  prometheus.Counter
+	CloudDuration       *prometheus.HistogramVec // by LabelOperation
+	CloudErrors         *prometheus.CounterVec   // by LabelOperation
+	KubernetesAPIErrors *prometheus.CounterVec   // by LabelOperation
+}
+
+// NewMIC registers the metrics of MIC.
+func NewMIC(reg prometheus.Registerer) *MIC {
+	m := &MIC{
+		AssignedIdentityAdditionDuration: histogram("assigned_identity_addition_duration_seconds", "Duration of creating an AzureAssignedIdentity, in seconds.", assignmentBuckets),
+		AssignedIdentityAdditions:        counter("assigned_identity_addition_count", "AzureAssignedIdentities created."),
+		AssignedIdentityDeletionDuration: histogram("assigned_identity_deletion_duration_seconds", "Duration of deleting an AzureAssignedIdentity, in seconds.", assignmentBuckets),
+		AssignedIdentityDeletions:        counter("assigned_identity_deletion_count", "AzureAssignedIdentities deleted."),
+		AssignedIdentityUpdateDuration:   histogram("assigned_identity_update_duration_seconds", "Duration of updating an AzureAssignedIdentity, in seconds.", assignmentBuckets),
+		AssignedIdentityUpdates:          counter("assigned_identity_update_count", "AzureAssignedIdentities updated."),
+		CycleDuration:                    histogram("mic_cycle_duration_seconds", "Duration of bringing one VM or scale set in line, in seconds.", cycleBuckets),
+		Cycles:                           counter("mic_cycle_count", "Times a VM or scale set was brought in line."),
+		NewLeaderElections:               counter("mic_new_leader_election_count", "Times this replica became leader."),
+		CloudDuration:                    histogramVec("cloud_provider_operations_duration_seconds", "Duration of ARM operations, in seconds.", cycleBuckets, LabelOperation),
+		CloudErrors:                      counterVec("cloud_provider_operations_errors_count", "ARM operations that failed.", LabelOperation),
+		KubernetesAPIErrors:              kubernetesAPIErrors(),
+	}
+	reg.MustRegister(
+		m.AssignedIdentityAdditionDuration, m.AssignedIdentityAdditions,
+		m.AssignedIdentityDeletionDuration, m.AssignedIdentityDeletions,
+		m.AssignedIdentityUpdateDuration, m.AssignedIdentityUpdates,
+		m.CycleDuration, m.Cycles, m.NewLeaderElections,
+		m.CloudDuration, m.CloudErrors, m.KubernetesAPIErrors,
+	)
+	return m
+}
+
+// NMI is the metrics of NMI.
+type NMI struct {
+	// OperationDuration is of requests by pods. LabelOperation is one of a fixed
+	// set of paths and LabelResource one of the well-known resources or "other":
+	// both come from the pod's request.
+	OperationDuration   *prometheus.HistogramVec // by LabelOperation, LabelStatusCode, LabelNamespace, LabelResource
+	IMDSDuration        *prometheus.HistogramVec // by LabelOperation
+	IMDSErrors          *prometheus.CounterVec   // by LabelOperation
+	KubernetesAPIErrors *prometheus.CounterVec   // by LabelOperation
+}
+
+// NewNMI registers the metrics of NMI.
+func NewNMI(reg prometheus.Registerer) *NMI {
+	m := &NMI{
+		OperationDuration:   histogramVec("nmi_operations_duration_seconds", "Duration of requests to NMI, in seconds.", requestBuckets, LabelOperation, LabelStatusCode, LabelNamespace, LabelResource),
+		IMDSDuration:        histogramVec("imds_operations_duration_seconds", "Duration of token requests to IMDS, in seconds.", assignmentBuckets, LabelOperation),
+		IMDSErrors:          counterVec("imds_operations_errors_count", "Token requests to IMDS that failed.", LabelOperation),
+		KubernetesAPIErrors: kubernetesAPIErrors(),
+	}
+	reg.MustRegister(m.OperationDuration, m.IMDSDuration, m.IMDSErrors, m.KubernetesAPIErrors)
+	return m
+}
+
+func kubernetesAPIErrors() *prometheus.CounterVec {
+	return counterVec("kubernetes_api_operations_errors_count", "Kubernetes API operations that failed.", LabelOperation)
+}
+
+func histogram(name, help string, buckets []float64) prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: Namespace, Name: name, Help: help, Buckets: buckets})
+}
+
+func histogramVec(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: Namespace, Name: name, Help: help, Buckets: buckets}, labels)
+}
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Namespace: Namespace, Name: name, Help: help})
+}
+
+func counterVec(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: Namespace, Name: name, Help: help}, labels)
+}
