@@ -4,8 +4,8 @@
 //
 // The wire format is that of Azure/aad-pod-identity 1.8: every field keeps its
 // JSON name, so stored objects and manifests go on working. Additions are
-// confined to status.conditions. All objects keep unknown fields at every
-// level, because a pruned, miscapitalised field could no longer be reported to
+// confined to status.conditions. Every level below the top one keeps unknown
+// fields, because a pruned, miscapitalised field could no longer be reported to
 // whoever wrote it.
 //
 // +kubebuilder:object:generate=true
