@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/spelling"
 )
 
 // diagnosis collects the defects of one ID while it is being taken apart.
@@ -153,8 +155,8 @@ func (d *diagnosis) align(segments []string) []string {
 	for i, segment := range segments {
 		switch i {
 		case segSubscription:
-			if !isGUID(segment) {
-				if guid := repairGUID(segment); guid != "" {
+			if !IsGUID(segment) {
+				if guid := RepairGUID(segment); guid != "" {
 					d.fixable(BadSubscription, segment, "subscription %q is not a GUID", clip(segment))
 					out[i] = guid
 				} else if segment == "" {
@@ -199,7 +201,7 @@ func (d *diagnosis) fixedSegment(i int, segment string) string {
 		} else {
 			d.fixable(Miscapitalised, segment, "segment %q is miscapitalised, use %q", segment, want)
 		}
-	case isTypo(segment, want):
+	case spelling.IsTypo(segment, want):
 		d.fixable(Misspelt, segment, "segment %q is misspelt, use %q", segment, want)
 	case i == segProvider || i == segType:
 		// isOtherType has said it for the two together.
@@ -224,5 +226,5 @@ func isOtherType(provider, typ string) bool {
 // isFixed reports whether the segment is, apart from capitalisation and typing
 // mistakes, the fixed one of place i.
 func isFixed(i int, segment string) bool {
-	return fixed[i] != "" && (equalFoldASCII(segment, fixed[i]) || isTypo(segment, fixed[i]))
+	return fixed[i] != "" && (equalFoldASCII(segment, fixed[i]) || spelling.IsTypo(segment, fixed[i]))
 }

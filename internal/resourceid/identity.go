@@ -108,7 +108,7 @@ func match(id string, anyCase bool) (Identity, bool) {
 			return Identity{}, false
 		}
 	}
-	if !isGUID(segments[segSubscription]) || groupProblem(segments[segGroup]) != "" || nameProblem(segments[segName]) != "" {
+	if !IsGUID(segments[segSubscription]) || groupProblem(segments[segGroup]) != "" || nameProblem(segments[segName]) != "" {
 		return Identity{}, false
 	}
 	return Identity{

@@ -17,28 +17,6 @@ const (
 	nameMax  = 128
 )
 
-// IsGUID reports whether s is a GUID in the usual form: 8-4-4-4-12 hexadecimal
-// digits of either case, without braces.
-func IsGUID(s string) bool { return isGUID(s) }
-
-func isGUID(s string) bool {
-	if len(s) != 36 {
-		return false
-	}
-	for i := range len(s) {
-		switch c := s[i]; {
-		case i == 8 || i == 13 || i == 18 || i == 23:
-			if c != '-' {
-				return false
-			}
-		case '0' <= c && c <= '9', 'a' <= c && c <= 'f', 'A' <= c && c <= 'F':
-		default:
-			return false
-		}
-	}
-	return true
-}
-
 // groupProblem says what Azure refuses in the name of a resource group; "" is
 // none. Letters and digits of any script are allowed.
 func groupProblem(s string) string {

@@ -1,0 +1,17 @@
+// Package validation says what is wrong with an object of this API group. The
+// webhook asks it about what users write, MIC about what is stored: objects of
+// older releases, or written while the webhook was down, can be invalid.
+//
+// [Validator.Raw] judges an object as it was written. Decoding into the Go type
+// comes last there, because the misspelt names it would drop are what users most
+// need to hear about: names are compared with those of the Go types, then JSON
+// types, then the rules of [Validator.Identity] and the like apply. All findings
+// come in one answer, each with its JSON path.
+//
+// The rules of single fields are struct rules of go-playground/validator with
+// the tags of rules.go; adapter.go turns its errors into field errors, and no
+// other package knows that library. Rules that concern several fields are plain
+// Go.
+//
+// The package is pure: it calls nobody and keeps nothing but compiled rules.
+package validation
