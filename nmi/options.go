@@ -1,0 +1,184 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/server"
+)
+
+// Values of --operation-mode.
+const (
+	modeStandard = "standard"
+	modeManaged  = "managed"
+)
+
+// options are the command line. Names and defaults of flags are those of the 1.8
+// releases, unless said otherwise.
+type options struct {
+	run.CommonFlags
+
+	kubeconfig             string // new; formerly the environment only
+	node                   string
+	listenAddress          string
+	port                   string
+	metadataIP             string
+	metadataPort           string
+	redirectSeconds        int
+	forceNamespaced        bool
+	micNamespace           string
+	micServiceAccount      string // new
+	createdAttempts        int
+	assignedAttempts       int
+	attemptSeconds         int
+	scaleFeatures          bool
+	blockInstance          bool
+	metadataHeaderRequired bool
+	operationMode          string
+	allowKubenet           bool
+	kubeletConfig          string
+	setRetryAfter          bool
+	conntrackDeletion      bool
+	hostToken              bool // new
+}
+
+func newOptions() *options {
+	return &options{CommonFlags: run.CommonFlags{ProbePort: "8080", PrometheusPort: "9090"}}
+}
+
+func (o *options) addFlags(fs *pflag.FlagSet) {
+	o.AddFlags(fs)
+	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; default $KUBECONFIG, else the pod's service account")
+	fs.StringVar(&o.node, "node", "", "name of this node")
+	fs.StringVar(&o.listenAddress, "nmi-listen-address", "127.0.0.1", "IPv4 address of this node to listen on and redirect to; 127.0.0.1 is listened on as well")
+	fs.StringVar(&o.port, "nmi-port", "2579", "port to listen on")
+	fs.StringVar(&o.metadataIP, "metadata-ip", "169.254.169.254", "IPv4 address of the instance metadata service")
+	fs.StringVar(&o.metadataPort, "metadata-port", "80", "port of the instance metadata service")
+	fs.IntVar(&o.redirectSeconds, "ipt-update-interval-sec", 60, "seconds between two looks at the iptables rules")
+	fs.BoolVar(&o.forceNamespaced, "forceNamespaced", false, "confine every identity to pods of its namespace; also $FORCENAMESPACED")
+	fs.StringVar(&o.micNamespace, "MICNamespace", "default", "namespace of MIC and of the uninstall marker")
+	fs.StringVar(&o.micServiceAccount, "mic-service-account", "aad-pod-id-mic-service-account", "service account of MIC, whose pods get the node's own managed identity; empty for none")
+	fs.IntVar(&o.createdAttempts, "retry-attempts-for-created", 16, "how many times --find-identity-retry-interval a request waits for an AzureAssignedIdentity")
+	fs.IntVar(&o.assignedAttempts, "retry-attempts-for-assigned", 4, "how many more times it waits for that to be Assigned")
+	fs.IntVar(&o.attemptSeconds, "find-identity-retry-interval", 5, "seconds; see --retry-attempts-for-created")
+	fs.BoolVar(&o.scaleFeatures, "enableScaleFeatures", true, "watch only the AzureAssignedIdentities labelled with this node")
+	fs.BoolVar(&o.blockInstance, "block-instance-metadata", false, "refuse /metadata/instance to pods")
+	fs.BoolVar(&o.metadataHeaderRequired, "metadata-header-required", true, "refuse requests without the header Metadata: true")
+	fs.StringVar(&o.operationMode, "operation-mode", modeStandard, "standard or managed")
+	fs.BoolVar(&o.allowKubenet, "allow-network-plugin-kubenet", false, "start on kubenet, where pods with CAP_NET_RAW can take each other's address (CVE-2021-1677)")
+	fs.StringVar(&o.kubeletConfig, "kubelet-config", "/etc/default/kubelet", "file with the kubelet's flags, searched for kubenet")
+	fs.BoolVar(&o.setRetryAfter, "set-retry-after-header", false, "answer 503 with Retry-After, not 404, when a pod has no identity (yet)")
+	fs.BoolVar(&o.conntrackDeletion, "enable-conntrack-deletion", false, "after the redirect is first set, cut connections that pods had to the instance metadata service")
+	fs.BoolVar(&o.hostToken, "enable-host-token", true, "serve /host/token to processes of the node")
+}
+
+// parse reads command line and environment and checks everything before anything
+// starts. Done is true when there is nothing to serve.
+func (o *options) parse(args []string, env func(string) (string, bool)) (done bool, err error) {
+	fs := pflag.NewFlagSet(component, pflag.ContinueOnError)
+	o.addFlags(fs)
+	if done, err := o.Parse(fs, component, args); done || err != nil {
+		return done, err
+	}
+	if err := errors.Join(append(o.fromEnv(fs, env), o.validate()...)...); err != nil {
+		return false, run.Usagef("%w", err)
+	}
+	return false, nil
+}
+
+func (o *options) fromEnv(fs *pflag.FlagSet, env func(string) (string, bool)) []error {
+	if v, ok := env("KUBECONFIG"); ok && o.kubeconfig == "" {
+		o.kubeconfig = v
+	}
+	if v, ok := env("FORCENAMESPACED"); ok && v != "" && !fs.Changed("forceNamespaced") {
+		b, err := strconv.ParseBool(v)
+		if err != nil {
+			return []error{fmt.Errorf("FORCENAMESPACED=%q: must be true or false", v)}
+		}
+		o.forceNamespaced = b
+	}
+	return nil
+}
+
+// validate returns every mistake.
+func (o *options) validate() []error {
+	errs := o.Validate()
+	bad := func(flag string, value any, rule string) {
+		errs = append(errs, fmt.Errorf("--%s=%v: %s", flag, value, rule))
+	}
+	if o.node == "" {
+		errs = append(errs, errors.New("--node: required, the name of this node"))
+	}
+	for _, a := range []struct{ flag, value string }{{"nmi-listen-address", o.listenAddress}, {"metadata-ip", o.metadataIP}} {
+		if ip, err := netip.ParseAddr(a.value); err != nil || !ip.Is4() {
+			bad(a.flag, strconv.Quote(a.value), "must be an IPv4 address")
+		}
+	}
+	for _, p := range []struct{ flag, value string }{{"nmi-port", o.port}, {"metadata-port", o.metadataPort}} {
+		if err := run.ValidatePort(p.flag, p.value); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, n := range []struct {
+		flag       string
+		value, min int
+	}{
+		{"ipt-update-interval-sec", o.redirectSeconds, 1},
+		{"find-identity-retry-interval", o.attemptSeconds, 1},
+		{"retry-attempts-for-created", o.createdAttempts, 0},
+		{"retry-attempts-for-assigned", o.assignedAttempts, 0},
+	} {
+		// An hour is more than any client waits, and far from overflow.
+		if n.value < n.min || n.value > 3600 {
+			bad(n.flag, n.value, fmt.Sprintf("must be from %d to 3600", n.min))
+		}
+	}
+	switch o.operationMode = strings.ToLower(o.operationMode); o.operationMode {
+	case modeStandard:
+	case modeManaged:
+		if !o.forceNamespaced {
+			bad("operation-mode", o.operationMode, "requires --forceNamespaced")
+		}
+		bad("operation-mode", o.operationMode, "this version serves the standard mode only; install MIC and use --operation-mode=standard")
+	default:
+		bad("operation-mode", strconv.Quote(o.operationMode), "must be standard or managed")
+	}
+	return errs
+}
+
+// target is the redirect that the options ask for. Listening on all addresses
+// gives no address to redirect to but the loopback one.
+func (o *options) target() (redirect.Target, error) {
+	metadata, err := netip.ParseAddr(o.metadataIP)
+	if err != nil {
+		return redirect.Target{}, fmt.Errorf("--metadata-ip: %w", err)
+	}
+	metadataPort, err := strconv.ParseUint(o.metadataPort, 10, 16)
+	if err != nil {
+		return redirect.Target{}, fmt.Errorf("--metadata-port: %w", err)
+	}
+	nmi, err := netip.ParseAddrPort(o.listenAddress + ":" + o.port)
+	if err != nil {
+		return redirect.Target{}, fmt.Errorf("--nmi-listen-address, --nmi-port: %w", err)
+	}
+	if nmi.Addr().IsUnspecified() {
+		nmi = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), nmi.Port())
+	}
+	return redirect.Target{Metadata: metadata, MetadataPort: uint16(metadataPort), NMI: nmi}, nil
+}
+
+func (o *options) waiting() server.Waiting {
+	each := time.Duration(o.attemptSeconds) * time.Second
+	return server.Waiting{
+		Created:  time.Duration(o.createdAttempts) * each,
+		Assigned: time.Duration(o.assignedAttempts) * each,
+	}
+}

@@ -1,0 +1,96 @@
+package podindex
+
+import (
+	"context"
+	"net/netip"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// signal wakes all who wait for the next event. The zero value is ready; it is
+// guarded by the index's lock.
+type signal struct{ c chan struct{} }
+
+func (s *signal) wait() <-chan struct{} {
+	if s.c == nil {
+		s.c = make(chan struct{})
+	}
+	return s.c
+}
+
+func (s *signal) fire() {
+	if s.c != nil {
+		close(s.c)
+		s.c = nil
+	}
+}
+
+// WaitByIP returns the pod that has the address, waiting until ctx ends for the
+// watch to deliver it: a container can ask before its pod's address has reached
+// us. The error is the reason why there was none last.
+func (x *Index) WaitByIP(ctx context.Context, ip netip.Addr) (View, error) {
+	return x.wait(ctx, func() (View, error) { return x.ByIP(ip) })
+}
+
+// WaitByName is WaitByIP for a pod named by the node, which can know of it before
+// us.
+func (x *Index) WaitByName(ctx context.Context, pod types.NamespacedName) (View, error) {
+	return x.wait(ctx, func() (View, error) { return x.ByName(pod) })
+}
+
+func (x *Index) wait(ctx context.Context, find func() (View, error)) (View, error) {
+	if v, err := find(); err == nil {
+		return v, nil // nearly always, and without the lock of the channel
+	}
+	for {
+		// Taken before the look-up, so that no change between the two is missed.
+		changed := x.PodsChanged()
+		v, err := find()
+		if err == nil {
+			return v, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return View{}, err
+		}
+	}
+}
+
+// PodsChanged returns a channel that is closed at the next change of any pod.
+func (x *Index) PodsChanged() <-chan struct{} {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.podsChanged.wait()
+}
+
+// Changed returns a channel that is closed at the next change of the pod or of
+// what is assigned to it. For a pod that does not exist it is closed already.
+func (x *Index) Changed(pod types.NamespacedName) <-chan struct{} {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, ok := x.pods[pod]; !ok {
+		// Nothing would ever remove the entry.
+		gone := make(chan struct{})
+		close(gone)
+		return gone
+	}
+	s, ok := x.changed[pod]
+	if !ok {
+		s = &signal{}
+		x.changed[pod] = s
+	}
+	return s.wait()
+}
+
+func (x *Index) podChanged(pod types.NamespacedName) {
+	x.podsChanged.fire()
+	x.assignedChanged(pod)
+}
+
+func (x *Index) assignedChanged(pod types.NamespacedName) {
+	if s, ok := x.changed[pod]; ok {
+		s.fire()
+		delete(x.changed, pod)
+	}
+}

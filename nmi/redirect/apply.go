@@ -1,0 +1,139 @@
+package redirect
+
+import (
+	"fmt"
+	"slices"
+)
+
+// maxCopies bounds how many copies of one rule are deleted, should someone add
+// them as fast as we delete.
+const maxCopies = 100
+
+// Ensure brings chain and jump to the desired state and says whether it had to
+// change anything. It can be repeated and be stopped anywhere.
+func Ensure(t IPTables, target Target) (changed bool, err error) {
+	if err := target.Validate(); err != nil {
+		return false, err
+	}
+	chainChanged, err := ensureChain(t, target)
+	if err != nil {
+		return chainChanged, err
+	}
+	// The jump comes last: a jump to a chain without rules redirects nothing.
+	jumpChanged, err := ensureJump(t, target)
+	return chainChanged || jumpChanged, err
+}
+
+func ensureChain(t IPTables, target Target) (bool, error) {
+	exists, err := t.ChainExists(table, chain)
+	if err != nil {
+		return false, fmt.Errorf("looking for chain %s in table %s: %w", chain, table, err)
+	}
+	if !exists {
+		if err := t.NewChain(table, chain); err != nil {
+			return false, fmt.Errorf("creating chain %s in table %s: %w", chain, table, err)
+		}
+	}
+	lines, err := t.List(table, chain)
+	if err != nil {
+		return !exists, fmt.Errorf("listing chain %s in table %s: %w", chain, table, err)
+	}
+	steps := plan(listed(chain, lines), target.rules())
+	for _, s := range steps {
+		if s.insert != nil {
+			if err := t.Insert(table, chain, s.position, s.insert...); err != nil {
+				return true, fmt.Errorf("inserting rule %q in chain %s of table %s: %w", s.insert, chain, table, err)
+			}
+			continue
+		}
+		if err := t.DeleteById(table, chain, s.position); err != nil && !missing(err) {
+			return true, fmt.Errorf("deleting stale rule %d of chain %s in table %s: %w", s.position, chain, table, err)
+		}
+	}
+	return !exists || len(steps) > 0, nil
+}
+
+// ensureJump makes our jump the first rule of PREROUTING and the only one to our
+// chain. PREROUTING belongs to many, so nothing there is deleted by its number:
+// it could be another rule's by the time we get there. A delete by text takes the
+// first copy, so while the jump is moved a stand-in does its work.
+func ensureJump(t IPTables, target Target) (bool, error) {
+	lines, err := t.List(table, hook)
+	if err != nil {
+		return false, fmt.Errorf("listing chain %s in table %s: %w", hook, table, err)
+	}
+	current := listed(hook, lines)
+	ours, standIn := jump().String(), target.standIn().String()
+	copies := 0
+	for _, r := range current {
+		if r == ours {
+			copies++
+		}
+	}
+	hasStandIn := slices.Contains(current, standIn)
+	switch {
+	case copies == 1 && current[0] == ours && !hasStandIn:
+		return false, nil
+	case copies == 0:
+		if err := insertFirst(t, jump()); err != nil {
+			return false, err
+		}
+	case copies > 1 || current[0] != ours:
+		if err := insertFirst(t, target.standIn()); err != nil {
+			return false, err
+		}
+		if err := deleteAll(t, jump()); err != nil {
+			return true, err
+		}
+		if err := insertFirst(t, jump()); err != nil {
+			return true, err
+		}
+	}
+	// Also one that a run which was killed left behind.
+	return true, deleteAll(t, target.standIn())
+}
+
+func insertFirst(t IPTables, r rule) error {
+	if err := t.Insert(table, hook, 1, r...); err != nil {
+		return fmt.Errorf("inserting rule %q in chain %s of table %s: %w", r, hook, table, err)
+	}
+	return nil
+}
+
+// deleteAll deletes every copy of a rule of PREROUTING.
+func deleteAll(t IPTables, r rule) error {
+	for range maxCopies {
+		exists, err := t.Exists(table, hook, r...)
+		if missing(err) || err == nil && !exists {
+			return nil
+		}
+		if err == nil {
+			err = t.Delete(table, hook, r...)
+		}
+		if err != nil && !missing(err) {
+			return fmt.Errorf("deleting rule %q of chain %s in table %s: %w", r, hook, table, err)
+		}
+	}
+	return fmt.Errorf("deleting rule %q of chain %s in table %s: it comes back", r, hook, table)
+}
+
+// Remove takes jump and chain away and says whether there was anything. What is
+// not there counts as removed.
+func Remove(t IPTables, target Target) (removed bool, err error) {
+	exists, err := t.ChainExists(table, chain)
+	if err != nil {
+		return false, fmt.Errorf("looking for chain %s in table %s: %w", chain, table, err)
+	}
+	if !exists {
+		return false, nil // and so no rule can jump to it
+	}
+	for _, r := range []rule{jump(), target.standIn()} {
+		if err := deleteAll(t, r); err != nil {
+			return false, err
+		}
+	}
+	if err := t.ClearAndDeleteChain(table, chain); err != nil && !missing(err) {
+		return false, fmt.Errorf("deleting chain %s of table %s: %w", chain, table, err)
+	}
+	return true, nil
+}

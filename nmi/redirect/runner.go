@@ -1,0 +1,192 @@
+package redirect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+)
+
+const (
+	// retryAfter is the pause after a failure, when it is shorter than the
+	// interval: a node without the redirect is open.
+	retryAfter = 5 * time.Second
+	// liveFailures in a row make the liveness check fail. One or two pass by
+	// themselves, such as a lock held too long.
+	liveFailures = 3
+)
+
+// Runner keeps the redirect in place.
+type Runner struct {
+	iptables IPTables
+	target   Target
+	interval time.Duration
+	wake     chan struct{}
+
+	// onFirst runs once, after the redirect was first in place.
+	onFirst func(context.Context)
+
+	mu       sync.Mutex
+	remove   bool
+	state    state
+	failures int
+	err      error
+	notify   chan struct{} // closed and replaced at each change of state
+}
+
+type state int
+
+const (
+	pending state = iota
+	inPlace
+	removed
+)
+
+// NewRunner makes a runner that checks the rules every interval. OnFirst may be
+// nil.
+func NewRunner(t IPTables, target Target, interval time.Duration, onFirst func(context.Context)) *Runner {
+	return &Runner{
+		iptables: t, target: target, interval: interval, onFirst: onFirst,
+		wake: make(chan struct{}, 1), notify: make(chan struct{}),
+	}
+}
+
+// Run keeps the redirect until ctx ends, and leaves it in place then: between
+// two runs of NMI a pod must not reach the real service.
+func (r *Runner) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		case <-r.wake:
+		}
+		pause := r.interval
+		if err := r.step(ctx); err != nil {
+			pause = min(pause, retryAfter)
+		}
+		timer.Reset(pause)
+	}
+}
+
+// step does once what is wanted now.
+func (r *Runner) step(ctx context.Context) error {
+	log := klog.FromContext(ctx).WithValues(logkey.Chain, chain, logkey.Target, r.target.NMI.String())
+	r.mu.Lock()
+	remove := r.remove
+	r.mu.Unlock()
+
+	var err error
+	if remove {
+		var had bool
+		if had, err = Remove(r.iptables, r.target); had {
+			log.Info("Removed the redirect, as the release is being uninstalled")
+		}
+	} else {
+		var changed bool
+		if changed, err = Ensure(r.iptables, r.target); changed && err == nil {
+			log.Info("Set the redirect of the instance metadata service")
+		}
+	}
+	if err != nil {
+		log.Error(err, "Cannot bring the redirect to the wanted state; trying again")
+	}
+	if first := r.record(remove, err); first && r.onFirst != nil {
+		r.onFirst(ctx)
+	}
+	return err
+}
+
+// record notes the outcome of a step; first is true for the first success ever.
+func (r *Runner) record(remove bool, err error) (first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+	if err != nil {
+		r.failures++
+		return false
+	}
+	r.failures = 0
+	next := inPlace
+	if remove {
+		next = removed
+	}
+	first = r.state == pending && next == inPlace
+	if r.state != next {
+		r.state = next
+		close(r.notify)
+		r.notify = make(chan struct{})
+	}
+	return first
+}
+
+// SetRemoval says whether the redirect is to be removed and kept away, or to be
+// kept in place.
+func (r *Runner) SetRemoval(remove bool) {
+	r.mu.Lock()
+	changed := r.remove != remove
+	r.remove = remove
+	r.mu.Unlock()
+	if changed {
+		select {
+		case r.wake <- struct{}{}:
+		default: // awake already, and it reads the flag afresh
+		}
+	}
+}
+
+// WaitRemoved waits until the redirect has been removed, or ctx ends.
+func (r *Runner) WaitRemoved(ctx context.Context) error {
+	for {
+		r.mu.Lock()
+		done, err, changed := r.state == removed, r.err, r.notify
+		r.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+// Active says whether the redirect has been set and not been removed.
+func (r *Runner) Active() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state == inPlace
+}
+
+// Live fails when the redirect cannot be kept: several attempts in a row failed.
+func (r *Runner) Live(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failures >= liveFailures {
+		return fmt.Errorf("%d attempts failed, the last: %w", r.failures, r.err)
+	}
+	return nil
+}
+
+// Ready fails unless the redirect is in place and the last look at it succeeded.
+func (r *Runner) Ready(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.err != nil:
+		return r.err
+	case r.state == pending:
+		return errors.New("not set yet")
+	case r.state == removed:
+		return errors.New("removed, as the release is being uninstalled")
+	}
+	return nil
+}

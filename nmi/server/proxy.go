@@ -1,0 +1,95 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"time"
+)
+
+const (
+	// proxyTimeout bounds one passed-on request; the first call of scheduled
+	// events takes the service up to two minutes.
+	proxyTimeout = 3 * time.Minute
+	// maxProxyBody bounds, in bytes, what a pod may send to the service.
+	maxProxyBody = 1 << 20
+)
+
+// newProxy passes requests on to the real service as they are: same path, query,
+// body and headers but for those of the connection.
+func newProxy(endpoint *url.URL, transport http.RoundTripper) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL.Scheme, p.Out.URL.Host = endpoint.Scheme, endpoint.Host
+			p.Out.Host = endpoint.Host
+			p.Out.URL.RawQuery = p.In.URL.RawQuery
+			// ReverseProxy drops these. The service refuses requests that carry
+			// them, which protects pods that are proxies themselves.
+			for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+				if v, ok := p.In.Header[h]; ok {
+					p.Out.Header[h] = v
+				}
+			}
+		},
+		Transport:    transport,
+		ErrorLog:     log.New(io.Discard, "", 0), // the error handler answers, the observer logs
+		ErrorHandler: proxyError,
+	}
+}
+
+func proxyError(w http.ResponseWriter, r *http.Request, err error) {
+	var tooLong *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLong):
+		err = &apiError{status: http.StatusRequestEntityTooLarge, code: "invalid_request", description: "the body is too long"}
+	case errors.Is(err, context.Canceled): // the client left
+	default:
+		err = &apiError{
+			status: http.StatusServiceUnavailable, code: "temporarily_unavailable",
+			description: "the instance metadata service cannot be reached", cause: err,
+		}
+	}
+	if n := noteOf(r.Context()); n != nil {
+		n.err = err
+	}
+	respondError(w, err)
+}
+
+// proxy passes a request on. It answers in every case.
+func (s *Server) proxy(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), proxyTimeout)
+	defer cancel()
+	r = r.WithContext(ctx)
+	r.Body = http.MaxBytesReader(w, r.Body, maxProxyBody)
+	s.forward.ServeHTTP(w, r)
+	return nil
+}
+
+// serveProxy passes a pod's request on. Whoever is not a pod of this node has no
+// business here: processes of the node reach the service directly, and NMI must
+// not lend the node's metadata to the network.
+func (s *Server) serveProxy(w http.ResponseWriter, r *http.Request, note *note) error {
+	if s.o.MetadataHeaderRequired {
+		if err := requireMetadata(r.Header); err != nil {
+			return err
+		}
+	}
+	v, err := s.caller(r)
+	if err != nil {
+		return err
+	}
+	note.pod = v.Pod
+	return s.proxy(w, r)
+}
+
+// serveInstance passes a request for instance metadata on, or blocks it.
+func (s *Server) serveInstance(w http.ResponseWriter, r *http.Request, note *note) error {
+	if s.o.BlockInstanceMetadata {
+		return forbidden("Request blocked by AAD Pod Identity NMI")
+	}
+	return s.serveProxy(w, r, note)
+}

@@ -1,0 +1,103 @@
+package server
+
+import (
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// route is what a path asks for.
+type route int
+
+const (
+	routeProxy    route = iota // the real service's business
+	routeToken                 // a token for the calling pod
+	routeHost                  // a token for a pod named by a process of the node
+	routeInstance              // instance metadata
+	routeInvalid               // looks like a token request and is none
+)
+
+// The paths also name the routes in metrics.
+const (
+	tokenPath    = "/metadata/identity/oauth2/token"
+	hostPath     = "/host/token"
+	instancePath = "/metadata/instance"
+	otherPath    = "other"
+)
+
+func (r route) String() string {
+	switch r {
+	case routeToken:
+		return tokenPath
+	case routeHost:
+		return hostPath
+	case routeInstance:
+		return instancePath
+	case routeInvalid:
+		return "invalid"
+	default:
+		return otherPath
+	}
+}
+
+// tokenLike matches a path that another server might take for the token path,
+// after normalise: passed on, it could get the node's own tokens.
+var tokenLike = regexp.MustCompile(`identity.*oauth2.*token`)
+
+// classify decides by the decoded path of a request. Only "metadata" is matched
+// in any case, and all paths are prefixes, so a trailing slash does no harm.
+func classify(path string) route {
+	if first, rest, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/"); ok && strings.EqualFold(first, "metadata") && strings.HasPrefix(path, "/") {
+		path = "/metadata/" + rest
+	}
+	switch {
+	case strings.HasPrefix(path, tokenPath):
+		return routeToken
+	case tokenLike.MatchString(normalise(path)):
+		return routeInvalid
+	case strings.HasPrefix(path, hostPath):
+		return routeHost
+	case instance(path):
+		return routeInstance
+	default:
+		return routeProxy
+	}
+}
+
+// instance says whether the path is below /metadata/instance, also when it is
+// written in a way that the real service may still understand, since blocking is
+// for keeping pods away from it.
+func instance(path string) bool {
+	segments := strings.FieldsFunc(normalise(path), func(r rune) bool { return r == '/' || r == '\\' })
+	kept := segments[:0]
+	for _, s := range segments {
+		switch {
+		case s == ".":
+		case s == ".." && len(kept) > 0:
+			kept = kept[:len(kept)-1]
+		case s == "..":
+		default:
+			kept = append(kept, s)
+		}
+	}
+	return len(kept) > 1 && kept[0] == "metadata" && strings.HasPrefix(kept[1], "instance")
+}
+
+// normalise undoes what lenient servers undo: percent-encoding, also repeated,
+// and case. Line breaks become spaces so that the pattern sees one line.
+func normalise(path string) string {
+	const layers = 4
+	for range layers {
+		decoded, err := url.PathUnescape(path)
+		if err != nil || decoded == path {
+			break
+		}
+		path = decoded
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' {
+			return ' '
+		}
+		return r
+	}, strings.ToLower(path))
+}

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/redact"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
+)
+
+// Waiting bounds how long a request waits for MIC, counted from its start.
+type Waiting struct {
+	// Created is how long an AzureAssignedIdentity may take to appear.
+	Created time.Duration
+	// Assigned is how much longer its assignment may take.
+	Assigned time.Duration
+}
+
+// identity returns the identity that the pod may use and asks for, waiting until
+// it is assigned. The wait ends with the answer, the client, the bound, the pod,
+// or NMI's own end, whichever comes first.
+func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*v1.AzureIdentity, error) {
+	start := time.Now()
+	var bound *time.Timer
+	var expired <-chan time.Time
+	uid, key := v.Pod.UID, v.Pod.Key()
+	for {
+		changed := s.pods.Changed(key)
+		now, err := s.pods.ByName(key)
+		if err != nil {
+			return nil, err
+		}
+		if now.Pod.UID != uid {
+			return nil, podindex.ErrUnknown // the caller is gone; this is its successor
+		}
+		c := choose(now, sel, s.o.ForceNamespaced)
+		if c.progress == progressAssigned {
+			return c.identity, nil
+		}
+		limit := s.o.Waiting.Created
+		if c.progress == progressCreated {
+			limit += s.o.Waiting.Assigned
+		}
+		left := limit - time.Since(start)
+		if left <= 0 {
+			return nil, s.notAssigned(v.Pod, sel, c, limit)
+		}
+		if bound == nil {
+			bound = time.NewTimer(left)
+			defer bound.Stop()
+			expired = bound.C
+		} else {
+			bound.Reset(left)
+		}
+		select {
+		case <-changed:
+		case <-expired:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.draining:
+			return nil, &apiError{
+				status: http.StatusServiceUnavailable, code: "temporarily_unavailable",
+				description: "NMI is restarting; try again", retryAfter: time.Second,
+			}
+		}
+	}
+}
+
+// notAssigned is the answer when the bound is reached.
+func (s *Server) notAssigned(pod *podindex.Pod, sel selector, c choice, waited time.Duration) error {
+	asked := ""
+	switch {
+	case sel.clientID != "":
+		asked = fmt.Sprintf(" with clientID %s", redact.ClientID(sel.clientID))
+	case sel.resourceID != "":
+		asked = " with the requested resource ID"
+	}
+	text := fmt.Sprintf("no azure identity%s found for pod %s after %s: no AzureIdentityBinding gives it one, or MIC has not seen it yet; check MIC's log", asked, pod, waited)
+	if c.progress == progressCreated {
+		text = fmt.Sprintf("the azure identity%s of pod %s was not assigned to the node within %s; check MIC's log and the events of the pod", asked, pod, waited)
+	} else if c.refused != "" {
+		text = fmt.Sprintf("no azure identity%s found for pod %s after %s: an AzureAssignedIdentity exists, but %s", asked, pod, waited, c.refused)
+	}
+	e := &apiError{status: http.StatusNotFound, code: "identity_not_assigned", description: text}
+	if s.o.SetRetryAfter {
+		e.status, e.retryAfter = http.StatusServiceUnavailable, retryAfterUnassigned
+	}
+	return e
+}

@@ -1,0 +1,154 @@
+package token
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+)
+
+const (
+	tokenPath  = "/metadata/identity/oauth2/token"
+	apiVersion = "2018-02-01"
+	// maxBody bounds an answer of IMDS; a token is a few kilobytes.
+	maxBody = 1 << 20
+)
+
+// retryStatus are the answers of IMDS that pass by themselves: 404 and 410 while
+// the endpoint is updated, 429 under load, and failures on its side.
+var retryStatus = []int{
+	http.StatusNotFound, http.StatusRequestTimeout, http.StatusGone, http.StatusTooManyRequests,
+	http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+}
+
+// IMDS gets tokens of user-assigned managed identities from the node's instance
+// metadata service.
+type IMDS struct {
+	endpoint  string
+	userAgent string
+	pipeline  runtime.Pipeline
+}
+
+// NewIMDS makes a source that asks the IMDS at endpoint (scheme, host and port),
+// through the transport, which must not use a proxy. Retries end with the
+// caller's context: IMDS can take 70 s to come back from an update, so the caller
+// decides how much of that to wait.
+func NewIMDS(endpoint, userAgent string, transport http.RoundTripper) *IMDS {
+	return &IMDS{
+		endpoint:  strings.TrimSuffix(endpoint, "/"),
+		userAgent: userAgent,
+		pipeline: runtime.NewPipeline("nmi", "v1", runtime.PipelineOptions{}, &policy.ClientOptions{
+			Retry: policy.RetryOptions{
+				MaxRetries: 5, RetryDelay: time.Second, MaxRetryDelay: 20 * time.Second, TryTimeout: 30 * time.Second,
+				StatusCodes: retryStatus,
+			},
+			Telemetry: policy.TelemetryOptions{Disabled: true}, // ours below
+			Transport: &http.Client{
+				Transport: limited{transport},
+				// IMDS does not redirect; whoever answers with one is not IMDS.
+				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			},
+		}),
+	}
+}
+
+// Token implements Source.
+func (i *IMDS) Token(ctx context.Context, req Request) (Token, error) {
+	q := url.Values{"api-version": {apiVersion}, "resource": {req.Resource}}
+	switch {
+	case req.ClientID != "":
+		q.Set("client_id", req.ClientID)
+	case req.ResourceID != "":
+		q.Set("msi_res_id", req.ResourceID)
+	default:
+		return Token{}, &Error{Refused: true, Code: "invalid_request", Description: "the AzureIdentity has neither clientID nor resourceID"}
+	}
+	r, err := runtime.NewRequest(ctx, http.MethodGet, i.endpoint+tokenPath+"?"+q.Encode())
+	if err != nil {
+		return Token{}, unavailable("building the request to IMDS", err)
+	}
+	r.Raw().Header.Set("Metadata", "true")
+	r.Raw().Header.Set("User-Agent", i.userAgent)
+	resp, err := i.pipeline.Do(r)
+	if err != nil {
+		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return Token{}, ctx.Err()
+		}
+		return Token{}, unavailable("the instance metadata service cannot be reached", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return Token{}, unavailable("reading the answer of the instance metadata service", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return Token{}, answered(resp, body)
+	}
+	var t Token
+	if err := json.Unmarshal(body, &t); err != nil {
+		return Token{}, unavailable("the instance metadata service answered 200 with something that is not a token", err)
+	}
+	return t, nil
+}
+
+// unavailable hides the request's URL, which holds the client ID.
+func unavailable(doing string, err error) *Error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return &Error{Code: "unavailable", Description: doing + ": " + err.Error(), err: err}
+}
+
+// answered turns an answer other than 200 into an Error.
+func answered(resp *http.Response, body []byte) *Error {
+	e := &Error{Status: resp.StatusCode, Code: "unavailable", Refused: refusal(resp.StatusCode)}
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
+		e.RetryAfter = time.Duration(s) * time.Second
+	}
+	var oauth struct {
+		Code        string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	if err := json.Unmarshal(body, &oauth); err == nil && oauth.Code != "" {
+		e.Code, e.Description = oauth.Code, oauth.Description
+	}
+	if e.Description == "" {
+		e.Description = "the instance metadata service answered " + resp.Status
+	}
+	return e
+}
+
+// refusal says whether a status is about this request rather than about the
+// state of the endpoint.
+func refusal(status int) bool {
+	for _, s := range retryStatus {
+		if s == status {
+			return false
+		}
+	}
+	return status >= 400 && status < 500
+}
+
+// limited cuts off bodies that are far too long for a token.
+type limited struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (l limited) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.next.RoundTrip(r)
+	if resp != nil && resp.Body != nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxBody), resp.Body}
+	}
+	return resp, err
+}
