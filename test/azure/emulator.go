@@ -55,8 +55,10 @@ type Emulator struct {
 
 	servers sync.WaitGroup
 	started bool
-	stop    context.CancelFunc
-	failed  chan error
+	// alive ends with Close or the context of Start, and every server with it.
+	alive  context.Context
+	stop   context.CancelFunc
+	failed chan error
 }
 
 // New makes a cloud: it reads the state directory if there is one, creates keys and CA, and applies the seed.
@@ -71,6 +73,7 @@ func New(options Options) (*Emulator, error) {
 		options: options, tenant: options.TenantID, reg: newRegistry(), settings: options.Settings,
 		buckets: newBuckets(), base: options.PublicURL, failed: make(chan error, 8),
 	}
+	e.alive, e.stop = context.WithCancel(context.Background())
 	e.calls.log = options.Log
 	if err := e.load(); err != nil {
 		return nil, err
@@ -92,15 +95,14 @@ func (e *Emulator) Start(ctx context.Context) error {
 		return errors.New("the emulator was started before")
 	}
 	e.started = true
-	ctx, e.stop = context.WithCancel(ctx)
 	e.mu.Unlock()
+	context.AfterFunc(ctx, e.stop)
 
 	var listeners, plain []net.Listener
 	closeAll := func() {
 		for _, l := range append(listeners, plain...) {
 			_ = l.Close() // already failing
 		}
-		e.stop()
 	}
 	var lc net.ListenConfig
 	for _, address := range e.options.Listen {
@@ -170,6 +172,7 @@ func (e *Emulator) ServeHTTP(ctx context.Context, address string, handler http.H
 // serveOn serves until ctx ends. Requests that are held up by a fault end with it.
 func (e *Emulator) serveOn(ctx context.Context, l net.Listener, handler http.Handler, config *tls.Config) {
 	ctx, cancel := context.WithCancel(ctx)
+	context.AfterFunc(e.alive, cancel)
 	// HTTP/1 only: a dropped answer then cuts the connection, not just a stream of it, and idle connections do not delay the end.
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
@@ -209,14 +212,9 @@ func (e *Emulator) serveOn(ctx context.Context, l net.Listener, handler http.Han
 // Failed delivers the error of a server that ended by itself.
 func (e *Emulator) Failed() <-chan error { return e.failed }
 
-// Close stops the servers of Start and waits for all servers whose context has ended.
+// Close stops all servers and waits for their end: two seconds for requests that are being answered.
 func (e *Emulator) Close() {
-	e.mu.Lock()
-	stop := e.stop
-	e.mu.Unlock()
-	if stop != nil {
-		stop()
-	}
+	e.stop()
 	e.servers.Wait()
 }
 

@@ -82,15 +82,16 @@ func (e *Emulator) EnvironmentFile() []byte {
 
 // AzureConfig says what azure.json should hold. Either ClientID and ClientSecret, or UseManagedIdentity.
 type AzureConfig struct {
-	ClientID, ClientSecret string
+	ClientID     string `json:"clientID,omitempty"`
+	ClientSecret string `json:"clientSecret,omitempty"`
 	// TenantID is the emulator's when empty.
-	TenantID       string
-	SubscriptionID string
-	ResourceGroup  string
-	// VMType is "vmss" or "standard".
-	VMType                 string
-	UseManagedIdentity     bool
-	UserAssignedIdentityID string
+	TenantID       string `json:"tenantID,omitempty"`
+	SubscriptionID string `json:"subscriptionID"`
+	ResourceGroup  string `json:"resourceGroup"`
+	// VMType is "vmss" (default) or "standard".
+	VMType                 string `json:"vmType,omitempty"`
+	UseManagedIdentity     bool   `json:"useManagedIdentity,omitempty"`
+	UserAssignedIdentityID string `json:"userAssignedIdentityID,omitempty"`
 }
 
 // AzureJSON returns azure.json, the cloud provider's configuration file, for a custom cloud.
