@@ -1,0 +1,223 @@
+{{/*
+Names. They are those of chart 4.1.18, so that an upgrade changes objects in
+place: <chart name or nameOverride>-mic and -nmi, not scoped by release.
+*/}}
+{{- define "aad-pod-identity.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 59 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Prefix of the user-facing cluster roles alone, as in chart 4.1.18. */}}
+{{- define "aad-pod-identity.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 59 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 59 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 59 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aad-pod-identity.mic.fullname" -}}
+{{ include "aad-pod-identity.name" . }}-mic
+{{- end -}}
+{{- define "aad-pod-identity.nmi.fullname" -}}
+{{ include "aad-pod-identity.name" . }}-nmi
+{{- end -}}
+{{- define "aad-pod-identity.webhook.fullname" -}}
+{{ include "aad-pod-identity.name" . | trunc 55 | trimSuffix "-" }}-webhook
+{{- end -}}
+{{- define "aad-pod-identity.cloudCA.fullname" -}}
+{{ include "aad-pod-identity.name" . | trunc 54 | trimSuffix "-" }}-cloud-ca
+{{- end -}}
+{{- define "aad-pod-identity.assignedPolicy.fullname" -}}
+{{ include "aad-pod-identity.name" . | trunc 43 | trimSuffix "-" }}-assigned-identities
+{{- end -}}
+
+{{- define "aad-pod-identity.hook.fullname" -}}
+{{ include "aad-pod-identity.name" .root | trunc 48 | trimSuffix "-" }}-{{ .name }}
+{{- end -}}
+
+{{/* Service accounts. Without rbac.enabled pods run as the namespace's default. */}}
+{{- define "aad-pod-identity.mic.serviceAccountName" -}}
+{{- if .Values.rbac.enabled }}{{ include "aad-pod-identity.mic.fullname" . }}{{ else }}default{{ end -}}
+{{- end -}}
+{{- define "aad-pod-identity.nmi.serviceAccountName" -}}
+{{- if .Values.rbac.enabled }}{{ include "aad-pod-identity.nmi.fullname" . }}{{ else }}default{{ end -}}
+{{- end -}}
+{{- define "aad-pod-identity.webhook.serviceAccountName" -}}
+{{- if .Values.rbac.enabled }}{{ include "aad-pod-identity.webhook.fullname" . }}{{ else }}default{{ end -}}
+{{- end -}}
+{{- define "aad-pod-identity.mic.username" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "aad-pod-identity.mic.serviceAccountName" . }}
+{{- end -}}
+
+{{/* Namespaces other than the release's. */}}
+{{- define "aad-pod-identity.micNamespace" -}}
+{{- default .Release.Namespace .Values.nmi.micNamespace -}}
+{{- end -}}
+{{- define "aad-pod-identity.leaderElectionNamespace" -}}
+{{- default "default" .Values.mic.leaderElection.namespace -}}
+{{- end -}}
+{{- define "aad-pod-identity.leaderElectionName" -}}
+{{- default "aad-pod-identity-mic" .Values.mic.leaderElection.name -}}
+{{- end -}}
+
+{{/* Labels. The selectors are immutable and equal those of chart 4.1.18. */}}
+{{- define "aad-pod-identity.selectors" -}}
+app.kubernetes.io/name: {{ include "aad-pod-identity.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+{{- define "aad-pod-identity.chart" -}}
+{{- printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- define "aad-pod-identity.labels" -}}
+{{ include "aad-pod-identity.selectors" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ include "aad-pod-identity.chart" . }}
+{{- end -}}
+
+{{/*
+The image of a component: (dict "root" $ "component" .Values.mic "name" "mic").
+Images of the 1.x releases do not know this chart's flags, so a pinned tag that a
+values file carried over is refused here rather than by a crash loop.
+*/}}
+{{- define "aad-pod-identity.image" -}}
+{{- $tag := toString (default (printf "v%s" .root.Chart.AppVersion) .component.tag) -}}
+{{- if regexMatch "^v?1\\.[0-9]+\\.[0-9]+" $tag -}}
+{{- fail (printf "%s.tag is %s, an image of the old release, which this chart cannot run: remove %s.tag from your values (with --reuse-values: use --reset-then-reuse-values)" .name $tag .name) -}}
+{{- end -}}
+{{- printf "%s/%s:%s" .root.Values.image.repository .component.image $tag -}}
+{{- end -}}
+
+{{/*
+"true" if a value that may be a boolean or a string means true. Chart 4.1.18
+documented strings for some and took any non-empty one, even "false", for true.
+*/}}
+{{- define "aad-pod-identity.isTrue" -}}
+{{- if eq (lower (toString .)) "true" -}}true{{- end -}}
+{{- end -}}
+
+{{/*
+Arguments, a list of (list "flag" value). "", null and the number 0 leave a flag
+out, as in chart 4.1.18; false is said, since some flags default to true.
+*/}}
+{{- define "aad-pod-identity.args" -}}
+{{- range . }}
+{{- $value := index . 1 }}
+{{- if kindIs "float64" $value }}{{ $value = int64 $value }}{{ end }}
+{{- if or $value (kindIs "bool" $value) }}
+- {{ printf "--%s=%v" (index . 0) $value | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Security of containers that need no privilege: Pod Security level restricted. */}}
+{{- define "aad-pod-identity.restrictedPod" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+{{- define "aad-pod-identity.restrictedContainer" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop:
+    - ALL
+{{- end -}}
+
+{{/* Scheduling fields of a component's values, in the order of a pod spec. */}}
+{{- define "aad-pod-identity.scheduling" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/*
+Stops an installation without cert-manager, whose objects the API server would
+refuse with "no matches for kind". Helm installs our CRDs before it renders, so
+their presence tells an installation from `helm template` and `helm lint`, which
+know no cluster.
+*/}}
+{{- define "aad-pod-identity.requireCertManager" -}}
+{{- if and .Values.webhook.certManager.check (.Capabilities.APIVersions.Has "aadpodidentity.k8s.io/v1") (not (.Capabilities.APIVersions.Has "cert-manager.io/v1")) -}}
+{{- fail "the webhook's serving certificate needs cert-manager (API cert-manager.io/v1), which this cluster does not have. Install it first: https://cert-manager.io/docs/installation/ (or set webhook.certManager.check=false if it is there and you know why Helm does not see it)" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What all webhook entries share: (dict "root" $ "path" "/mutate/pods"). */}}
+{{- define "aad-pod-identity.webhook.common" -}}
+admissionReviewVersions: ["v1"]
+sideEffects: None
+matchPolicy: Equivalent
+timeoutSeconds: {{ .root.Values.webhook.timeoutSeconds }}
+clientConfig:
+  service:
+    name: {{ include "aad-pod-identity.webhook.fullname" .root }}
+    namespace: {{ .root.Release.Namespace }}
+    path: {{ .path }}
+    port: 443
+{{- end -}}
+
+{{/* What the entries for pods share. */}}
+{{- define "aad-pod-identity.webhook.pods" -}}
+failurePolicy: Ignore
+reinvocationPolicy: IfNeeded
+rules:
+  - apiGroups: [""]
+    apiVersions: ["v1"]
+    operations: ["CREATE"]
+    resources: ["pods"]
+    scope: Namespaced
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: NotIn
+      values:
+        - kube-system
+{{- end -}}
+
+{{/*
+The release's own pods are known by their label and not by their namespace, which
+may be one that users' pods live in.
+*/}}
+{{- define "aad-pod-identity.webhook.notOurPods" -}}
+- key: app.kubernetes.io/name
+  operator: NotIn
+  values:
+    - {{ include "aad-pod-identity.name" . }}
+{{- end -}}
+
+{{/*
+What the entries for our own kinds share. MIC's writes of AzureAssignedIdentities,
+which a policy guards, never wait for the webhook.
+*/}}
+{{- define "aad-pod-identity.webhook.objects" -}}
+failurePolicy: {{ .Values.webhook.failurePolicy }}
+rules:
+  - apiGroups: ["aadpodidentity.k8s.io"]
+    apiVersions: ["v1"]
+    operations: ["CREATE", "UPDATE"]
+    resources: ["azureidentities", "azureidentitybindings", "azurepodidentityexceptions", "azureassignedidentities"]
+    scope: Namespaced
+matchConditions:
+  - name: not-mic-assigning
+    expression: >-
+      request.resource.resource != 'azureassignedidentities' ||
+      request.userInfo.username != {{ include "aad-pod-identity.mic.username" . | squote }}
+{{- end -}}
