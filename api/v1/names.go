@@ -27,6 +27,10 @@ const (
 	// NMI refuses a pod of the same name with another UID.
 	PodUIDAnnotationKey = "aadpodidentity.k8s.io/pod-uid"
 
+	// LedgerLabelKey with the value "true" marks the ConfigMaps in MIC's
+	// namespace that are its ownership ledgers, one for each VM or scale set.
+	LedgerLabelKey = "aadpodidentity.k8s.io/ledger"
+
 	// PodBindingLabelKey on a pod names its first matching binding. It is for
 	// people and selectors; no component decides by it.
 	PodBindingLabelKey = "aadpodidentity.k8s.io/binding"

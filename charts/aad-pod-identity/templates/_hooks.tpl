@@ -82,7 +82,7 @@ metadata:
     {{- include "aad-pod-identity.hook.labels" . | nindent 4 }}
   annotations:
     {{- include "aad-pod-identity.hook.annotations" (dict "hook" .hook "weight" "0") | nindent 4 }}
-    helm.sh/hook-output-log-policy: hook-failed
+    helm.sh/hook-output-log-policy: {{ .logs | default "hook-failed" }}
 spec:
   activeDeadlineSeconds: {{ .deadline }}
   ttlSecondsAfterFinished: 600
