@@ -1,0 +1,148 @@
+package main
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+func probe(t *testing.T, port, path string) (status int, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:"+port+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(text)
+}
+
+// TestAdmission asks a real API server, through kubectl, as a user does.
+func TestAdmission(t *testing.T) {
+	s := startAPIServer(t)
+	t.Run("valid manifests are accepted", s.testValid)
+	t.Run("invalid manifests are refused with every finding", s.testInvalid)
+}
+
+func (s *apiServer) testValid(t *testing.T) {
+	for _, file := range glob(t, "../test/manifests/valid/*.yaml") {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			out := s.must(t, "", "apply", "-f", file)
+			if !strings.HasSuffix(out, " created\n") {
+				t.Errorf("kubectl says %q", out)
+			}
+			if again := s.must(t, "", "apply", "-f", file); !strings.HasSuffix(again, " unchanged\n") {
+				t.Errorf("applied again, kubectl says %q", again)
+			}
+			s.must(t, "", "delete", "-f", file)
+		})
+	}
+}
+
+func (s *apiServer) testInvalid(t *testing.T) {
+	for _, file := range glob(t, "../test/manifests/invalid/*.yaml") {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			want, serverSide := wantOutput(t, file)
+			s.refused(t, want, "apply", "-f", file)
+			if serverSide != want {
+				s.refused(t, serverSide, "apply", "--server-side", "-f", file)
+			}
+		})
+	}
+	const one = "../test/manifests/invalid/miscapitalised-field.yaml"
+	want, _ := wantOutput(t, one)
+	for _, args := range [][]string{
+		{"create", "-f", one},
+		{"apply", "--server-side", "-f", one},
+		{"apply", "--dry-run=server", "-f", one},
+		{"apply", "--validate=false", "-f", one},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) { s.refused(t, want, args...) })
+	}
+}
+
+// refused runs kubectl, which must fail with exactly the output.
+func (s *apiServer) refused(t *testing.T, want string, args ...string) {
+	t.Helper()
+	r := s.run(t, "", args...)
+	if !r.failed || r.stdout != "" {
+		t.Errorf("kubectl %s was not refused: %s", args, r.stdout)
+	}
+	if diff := cmp.Diff(want, r.stderr); diff != "" {
+		t.Errorf("output of kubectl %s (-want +got):\n%s", args, diff)
+	}
+}
+
+// wantOutput is the complete output of kubectl for a manifest that is refused
+// with the findings in its "# want:" lines; serverSide is that of a server-side
+// apply, which is the same unless the manifest says otherwise.
+func wantOutput(t *testing.T, file string) (apply, serverSide string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var findings []string
+	var kind, name string
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSuffix(line, "\n")
+		if f, ok := strings.CutPrefix(line, "# want: "); ok {
+			findings = append(findings, f)
+		}
+		if o, ok := strings.CutPrefix(line, "# server-side: "); ok {
+			serverSide = o + "\n"
+		}
+		if k, ok := strings.CutPrefix(line, "kind: "); ok {
+			kind = k
+		}
+		if n, ok := strings.CutPrefix(line, "  name: "); ok && name == "" {
+			name = n
+		}
+	}
+	apply = "The " + kind + ` "` + name + `" is invalid: `
+	if len(findings) == 1 {
+		apply += findings[0] + "\n"
+	} else {
+		apply += "\n* " + strings.Join(findings, "\n* ") + "\n"
+	}
+	if serverSide == "" {
+		serverSide = apply
+	}
+	return apply, serverSide
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files match %s, %v", pattern, err)
+	}
+	return files
+}

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	admissionregv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+)
+
+const (
+	assetsVariable = "KUBEBUILDER_ASSETS"
+	micUser        = "system:serviceaccount:default:aad-pod-id-mic-service-account"
+)
+
+// apiServer is a real API server with our CRDs and webhook configurations, and
+// the webhook that they name, served by this process.
+type apiServer struct {
+	config     *rest.Config
+	kubeconfig string
+	kubectl    string
+	options    *options
+}
+
+// startAPIServer starts etcd, the API server and the webhook. The test is
+// skipped where the binaries are not installed.
+func startAPIServer(t *testing.T) *apiServer {
+	t.Helper()
+	if os.Getenv(assetsVariable) == "" {
+		t.Skipf("needs the directory of etcd, kube-apiserver and kubectl in %s; 'make test' sets it", assetsVariable)
+	}
+	ctrl.SetLogger(klog.Background())
+	env := &envtest.Environment{
+		CRDDirectoryPaths:     []string{"../charts/aad-pod-identity/crds"},
+		ErrorIfCRDPathMissing: true,
+		WebhookInstallOptions: envtest.WebhookInstallOptions{
+			MutatingWebhooks:   []*admissionregv1.MutatingWebhookConfiguration{mutatingConfiguration()},
+			ValidatingWebhooks: []*admissionregv1.ValidatingWebhookConfiguration{validatingConfiguration()},
+		},
+	}
+	config, err := env.Start()
+	if err != nil {
+		t.Fatalf("starting the API server: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Errorf("stopping the API server: %v", err)
+		}
+	})
+	user, err := env.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig, err := user.KubeConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &apiServer{config: config, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), kubectl: filepath.Join(os.Getenv(assetsVariable), "kubectl")}
+	if err := os.WriteFile(s.kubeconfig, kubeconfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.startWebhook(t, &env.WebhookInstallOptions)
+	return s
+}
+
+// startWebhook runs the webhook as the binary would and waits until it is ready.
+func (s *apiServer) startWebhook(t *testing.T, install *envtest.WebhookInstallOptions) {
+	t.Helper()
+	o := newOptions()
+	o.port = install.LocalServingPort
+	o.certDir = install.LocalServingCertDir
+	o.tlsMinVersion = "VersionTLS12"
+	o.micUsername = micUser
+	o.ProbePort, o.PrometheusPort = freePort(t), freePort(t)
+	if err := o.validate(); err != nil {
+		t.Fatal(err)
+	}
+	s.options = o
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, o, rest.CopyConfig(s.config)) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("the webhook ended with %v", err)
+		}
+	})
+	waitFor(t, "the webhook to be ready", func() bool {
+		select {
+		case err := <-ended:
+			t.Fatalf("the webhook ended: %v", err)
+		default:
+		}
+		status, _ := probe(t, o.ProbePort, "/readyz")
+		return status == 200
+	})
+}
+
+// kubectlResult is what a user sees.
+type kubectlResult struct {
+	stdout, stderr string
+	failed         bool
+}
+
+func (s *apiServer) run(t *testing.T, stdin string, args ...string) kubectlResult {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), s.kubectl, append([]string{"--kubeconfig", s.kubeconfig}, args...)...)
+	var stdout, stderr strings.Builder
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	err := cmd.Run()
+	return kubectlResult{stdout.String(), stderr.String(), err != nil}
+}
+
+// must runs kubectl and fails the test if kubectl does; it returns the output.
+func (s *apiServer) must(t *testing.T, stdin string, args ...string) string {
+	t.Helper()
+	r := s.run(t, stdin, args...)
+	if r.failed {
+		t.Fatalf("kubectl %s: %s", strings.Join(args, " "), r.stderr)
+	}
+	return r.stdout
+}
+
+func waitFor(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(2 * time.Minute)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// The webhook configurations are those of the chart.
+
+func ownKinds() []admissionregv1.RuleWithOperations {
+	return []admissionregv1.RuleWithOperations{{
+		Operations: []admissionregv1.OperationType{admissionregv1.Create, admissionregv1.Update},
+		Rule: admissionregv1.Rule{
+			APIGroups:   []string{v1.GroupName},
+			APIVersions: []string{"v1"},
+			Resources:   []string{"azureidentities", "azureidentitybindings", "azurepodidentityexceptions", "azureassignedidentities"},
+			Scope:       ptr.To(admissionregv1.NamespacedScope),
+		},
+	}}
+}
+
+func exceptMIC() []admissionregv1.MatchCondition {
+	return []admissionregv1.MatchCondition{{
+		Name:       "not-mic",
+		Expression: `!(request.resource.resource == "azureassignedidentities" && request.userInfo.username == ` + strconv.Quote(micUser) + `)`,
+	}}
+}
+
+func clientTo(path string) admissionregv1.WebhookClientConfig {
+	return admissionregv1.WebhookClientConfig{Service: &admissionregv1.ServiceReference{Namespace: "default", Name: "webhook", Path: &path}}
+}
+
+func mutatingConfiguration() *admissionregv1.MutatingWebhookConfiguration {
+	pods := func(name, path string, labels ...metav1.LabelSelectorRequirement) admissionregv1.MutatingWebhook {
+		return admissionregv1.MutatingWebhook{
+			Name:         name,
+			ClientConfig: clientTo(path),
+			Rules: []admissionregv1.RuleWithOperations{{
+				Operations: []admissionregv1.OperationType{admissionregv1.Create},
+				Rule:       admissionregv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
+			}},
+			ObjectSelector: &metav1.LabelSelector{MatchExpressions: labels},
+			NamespaceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+				{Key: "kubernetes.io/metadata.name", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"kube-system"}},
+			}},
+			FailurePolicy:           ptr.To(admissionregv1.Ignore),
+			ReinvocationPolicy:      ptr.To(admissionregv1.IfNeededReinvocationPolicy),
+			SideEffects:             ptr.To(admissionregv1.SideEffectClassNone),
+			TimeoutSeconds:          ptr.To[int32](3),
+			AdmissionReviewVersions: []string{"v1"},
+		}
+	}
+	has := func(key string) metav1.LabelSelectorRequirement {
+		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpExists}
+	}
+	unbound := metav1.LabelSelectorRequirement{Key: v1.BindingLabelKey, Operator: metav1.LabelSelectorOpDoesNotExist}
+	return &admissionregv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "aad-pod-identity"},
+		Webhooks: []admissionregv1.MutatingWebhook{
+			{
+				Name:                    "mutate.aadpodidentity.k8s.io",
+				ClientConfig:            clientTo(pathMutate),
+				Rules:                   ownKinds(),
+				MatchConditions:         exceptMIC(),
+				FailurePolicy:           ptr.To(admissionregv1.Fail),
+				SideEffects:             ptr.To(admissionregv1.SideEffectClassNone),
+				TimeoutSeconds:          ptr.To[int32](3),
+				AdmissionReviewVersions: []string{"v1"},
+			},
+			pods("pods.aadpodidentity.k8s.io", pathPods, has(v1.BindingLabelKey)),
+			pods("strip-binding.aadpodidentity.k8s.io", pathStripPods, unbound, has(v1.PodBindingLabelKey)),
+			pods("strip-identity.aadpodidentity.k8s.io", pathStripPods, unbound, has(v1.PodIdentityLabelKey)),
+		},
+	}
+}
+
+func validatingConfiguration() *admissionregv1.ValidatingWebhookConfiguration {
+	return &admissionregv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "aad-pod-identity"},
+		Webhooks: []admissionregv1.ValidatingWebhook{{
+			Name:                    "validate.aadpodidentity.k8s.io",
+			ClientConfig:            clientTo(pathValidate),
+			Rules:                   ownKinds(),
+			MatchConditions:         exceptMIC(),
+			FailurePolicy:           ptr.To(admissionregv1.Fail),
+			SideEffects:             ptr.To(admissionregv1.SideEffectClassNone),
+			TimeoutSeconds:          ptr.To[int32](3),
+			AdmissionReviewVersions: []string{"v1"},
+		}},
+	}
+}

@@ -1,0 +1,151 @@
+// Package lookup is what the webhook knows of the cluster: the bindings and
+// identities, from informer caches.
+package lookup
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+)
+
+// selectorIndex finds bindings by the label value they select.
+const selectorIndex = "spec.selector"
+
+// Lookup reads bindings and identities. The objects it returns belong to the
+// cache and must not be changed.
+type Lookup struct {
+	cached client.Reader
+	live   client.Reader
+	run    func(context.Context) error
+	wait   func(context.Context) bool
+	synced []func() bool
+}
+
+// New prepares the caches; they fill while Run runs.
+func New(ctx context.Context, config *rest.Config) (*Lookup, error) {
+	scheme := runtime.NewScheme()
+	if err := v1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("registering the API types: %w", err)
+	}
+	share := true // objects are only read
+	c, err := cache.New(config, cache.Options{
+		Scheme:                       scheme,
+		DefaultTransform:             cache.TransformStripManagedFields(),
+		DefaultUnsafeDisableDeepCopy: &share,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("preparing the caches: %w", err)
+	}
+	if err := c.IndexField(ctx, &v1.AzureIdentityBinding{}, selectorIndex, selectorOf); err != nil {
+		return nil, fmt.Errorf("indexing AzureIdentityBindings: %w", err)
+	}
+	var synced []func() bool
+	for _, kind := range []client.Object{&v1.AzureIdentityBinding{}, &v1.AzureIdentity{}} {
+		informer, err := c.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
+		if err != nil {
+			return nil, fmt.Errorf("watching %T: %w", kind, err)
+		}
+		synced = append(synced, informer.HasSynced)
+	}
+	live, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("preparing the API client: %w", err)
+	}
+	return &Lookup{cached: c, live: live, run: c.Start, wait: c.WaitForCacheSync, synced: synced}, nil
+}
+
+// NewFromReader makes a Lookup that asks a reader for everything; the reader
+// must know the index of bindings by selector. For tests.
+func NewFromReader(r client.Reader) *Lookup {
+	return &Lookup{
+		cached: r,
+		live:   r,
+		run:    func(ctx context.Context) error { <-ctx.Done(); return nil },
+		wait:   func(context.Context) bool { return true },
+	}
+}
+
+// Index is the field index of bindings that a reader for NewFromReader needs.
+func Index() (object client.Object, name string, extract client.IndexerFunc) {
+	return &v1.AzureIdentityBinding{}, selectorIndex, selectorOf
+}
+
+func selectorOf(o client.Object) []string {
+	if b, ok := o.(*v1.AzureIdentityBinding); ok {
+		return []string{b.Spec.Selector}
+	}
+	return nil
+}
+
+// Run keeps the caches up to date until ctx ends.
+func (l *Lookup) Run(ctx context.Context) error {
+	if err := l.run(ctx); err != nil {
+		return fmt.Errorf("running the caches: %w", err)
+	}
+	return nil
+}
+
+// WaitForSync waits until the caches hold everything, or ctx ends: then it
+// returns false.
+func (l *Lookup) WaitForSync(ctx context.Context) bool {
+	return l.wait(ctx)
+}
+
+// Synced reports whether the caches hold everything.
+func (l *Lookup) Synced() bool {
+	for _, synced := range l.synced {
+		if !synced() {
+			return false
+		}
+	}
+	return true
+}
+
+// BindingsBySelector returns the bindings of all namespaces whose selector
+// equals a label value.
+func (l *Lookup) BindingsBySelector(ctx context.Context, value string) ([]*v1.AzureIdentityBinding, error) {
+	var list v1.AzureIdentityBindingList
+	if err := l.cached.List(ctx, &list, client.MatchingFields{selectorIndex: value}); err != nil {
+		return nil, fmt.Errorf("listing AzureIdentityBindings with selector %q: %w", value, err)
+	}
+	bindings := make([]*v1.AzureIdentityBinding, len(list.Items))
+	for i := range list.Items {
+		bindings[i] = &list.Items[i]
+	}
+	return bindings, nil
+}
+
+// Identity returns an identity; nil if the cache has none of that name.
+func (l *Lookup) Identity(ctx context.Context, namespace, name string) (*v1.AzureIdentity, error) {
+	return get(ctx, l.cached, namespace, name)
+}
+
+// IdentityNow is Identity, but asks the API server before it says that there is
+// none: manifests often create an identity and its binding in one go, faster
+// than the cache hears of the identity.
+func (l *Lookup) IdentityNow(ctx context.Context, namespace, name string) (*v1.AzureIdentity, error) {
+	id, err := get(ctx, l.cached, namespace, name)
+	if id != nil || err != nil {
+		return id, err
+	}
+	return get(ctx, l.live, namespace, name)
+}
+
+func get(ctx context.Context, r client.Reader, namespace, name string) (*v1.AzureIdentity, error) {
+	id := &v1.AzureIdentity{}
+	err := r.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, id)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("getting AzureIdentity %s/%s: %w", namespace, name, err)
+	}
+	return id, nil
+}

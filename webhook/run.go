@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/aad-pod-identity/aad-pod-identity/certs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/version"
+	"github.com/aad-pod-identity/aad-pod-identity/webhook/lookup"
+	"github.com/aad-pod-identity/aad-pod-identity/webhook/mutate"
+	"github.com/aad-pod-identity/aad-pod-identity/webhook/validate"
+)
+
+// Paths of the webhook configurations.
+const (
+	pathMutate    = "/mutate-aadpodidentity"
+	pathValidate  = "/validate-aadpodidentity"
+	pathPods      = "/mutate-pods"
+	pathStripPods = "/strip-pods"
+)
+
+// serveCommand parses the flags and serves until ctx ends.
+func serveCommand(ctx context.Context, args []string) error {
+	o := newOptions()
+	fs := pflag.NewFlagSet("webhook", pflag.ContinueOnError)
+	o.addFlags(fs)
+	if done, err := o.Parse(fs, "webhook", args); done || err != nil {
+		return err
+	}
+	if err := o.validate(); err != nil {
+		return err
+	}
+	config, err := clientConfig(o)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, o, config)
+}
+
+func clientConfig(o *options) (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("reading the kubeconfig %q: %w", o.kubeconfig, err)
+	}
+	config.UserAgent = version.UserAgent("webhook", o.CustomUserAgent)
+	config.QPS = -1 // the API server's priority and fairness governs
+	return config, nil
+}
+
+// serve runs the webhook until ctx ends. The caches outlive the server: the
+// calls under way at the end are still answered from them.
+func serve(ctx context.Context, o *options, config *rest.Config) error {
+	klog.FromContext(ctx).Info("Starting", logkey.Component, "webhook", logkey.Version, version.Version)
+	rules, err := validation.New()
+	if err != nil {
+		return err
+	}
+	source, err := certs.NewSource(o.certDir, ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	known, err := lookup.New(background, config)
+	if err != nil {
+		return err
+	}
+	server := newServer(o, source)
+	register(server, o, rules, known)
+	health := newHealth(ctx, source, known, server)
+
+	group, groupCtx := errgroup.WithContext(background)
+	group.Go(func() error { return known.Run(groupCtx) })
+	group.Go(func() error { return source.Run(groupCtx) })
+	for _, s := range o.Servers(health.Handler(func() bool { return true }), ctrlmetrics.Registry) {
+		group.Go(func() error { return s(groupCtx) })
+	}
+	group.Go(func() error {
+		defer stop()
+		return serveCalls(ctx, groupCtx, o.shutdownDelay, known, server)
+	})
+	return group.Wait()
+}
+
+// serveCalls starts the server once the caches are filled. After ctx ends it
+// goes on for the delay: until then Services may still send calls here.
+func serveCalls(ctx, background context.Context, delay time.Duration, known *lookup.Lookup, server ctrlwebhook.Server) error {
+	syncCtx, cancel := context.WithCancel(background)
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+	if !known.WaitForSync(syncCtx) {
+		return nil
+	}
+	serverCtx, stop := context.WithCancel(background)
+	defer stop()
+	context.AfterFunc(ctx, func() {
+		klog.FromContext(ctx).Info("Stopping", logkey.Duration, delay)
+		time.AfterFunc(delay, stop)
+	})
+	if err := server.Start(serverCtx); err != nil {
+		return fmt.Errorf("webhook server: %w", err)
+	}
+	return nil
+}
+
+func newServer(o *options, source *certs.Source) ctrlwebhook.Server {
+	return ctrlwebhook.NewServer(ctrlwebhook.Options{
+		Port: o.port,
+		TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+			c.MinVersion = tlsVersions[o.tlsMinVersion]
+			c.GetCertificate = source.GetCertificate
+		}},
+	})
+}
+
+// register is the list of all calls that are answered.
+func register(server ctrlwebhook.Server, o *options, rules *validation.Validator, known *lookup.Lookup) {
+	// The API server makes both calls for one request: the warnings of the second
+	// are enough.
+	server.Register(pathMutate, endpoint(&validate.Handler{Rules: rules, MICUsername: o.micUsername}))
+	server.Register(pathValidate, endpoint(&validate.Handler{Rules: rules, MICUsername: o.micUsername, Warner: &validate.Warner{Reader: known}}))
+	// A panic about a pod must end the call, not refuse the pod: then the API
+	// server goes by failurePolicy, which is Ignore for pods.
+	server.Register(pathPods, endpoint(&mutate.Tagger{Reader: known, ForceNamespaced: o.forceNamespaced}).WithRecoverPanic(false))
+	server.Register(pathStripPods, endpoint(mutate.Stripper{}).WithRecoverPanic(false))
+}
+
+func endpoint(h admission.Handler) *admission.Webhook {
+	return &admission.Webhook{
+		Handler: h,
+		// The default makes a logger with the request's data for every call; what
+		// is logged here names the object itself.
+		LogConstructor: func(logr.Logger, *admission.Request) logr.Logger { return klog.Background() },
+	}
+}
+
+// newHealth makes the checks: ready means that a call would be answered well.
+func newHealth(ctx context.Context, source *certs.Source, known *lookup.Lookup, server ctrlwebhook.Server) *run.Health {
+	health := run.NewHealth()
+	health.AddReady("certificate", source.Check)
+	health.AddReady("caches", func(context.Context) error {
+		if !known.Synced() {
+			return errors.New("not filled yet")
+		}
+		return nil
+	})
+	started := server.StartedChecker()
+	health.AddReady("server", func(checkCtx context.Context) error {
+		request, err := http.NewRequestWithContext(checkCtx, http.MethodGet, "/", nil)
+		if err != nil {
+			return fmt.Errorf("making a request: %w", err)
+		}
+		return started(request)
+	})
+	health.AddReady("shutdown", func(context.Context) error {
+		if ctx.Err() != nil {
+			return errors.New("stopping")
+		}
+		return nil
+	})
+	return health
+}

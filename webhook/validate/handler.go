@@ -1,0 +1,119 @@
+// Package validate is the admission of our own kinds: it judges what users write
+// and answers with every finding at once. The rules are those of
+// internal/validation; this package knows which requests they apply to.
+package validate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
+)
+
+// Handler judges objects of our kinds. It reads the raw object: decoding into
+// the Go type would drop the misspelt names that users most need to hear about.
+//
+// The same handler answers the mutating and the validating call. In the mutating
+// call it changes nothing; it is there to speak before the API server's schema
+// does, which would say that resourceID is missing where ResourceID was written.
+type Handler struct {
+	// Rules judge an object.
+	Rules *validation.Validator
+	// MICUsername may rewrite a stored object whose only change is the spelling
+	// of field names, also if it stays invalid. Empty: nobody may.
+	MICUsername string
+	// Warner, if set, adds warnings about what is legal and surely unwanted.
+	Warner *Warner
+}
+
+// Handle implements admission.Handler.
+func (h *Handler) Handle(ctx context.Context, req admission.Request) admission.Response {
+	if req.SubResource != "" || req.Operation != admissionv1.Create && req.Operation != admissionv1.Update {
+		return admission.Allowed("")
+	}
+	if req.Kind.Group != v1.GroupName || !h.Rules.Knows(req.Kind.Kind) {
+		return admission.Errored(http.StatusBadRequest, fmt.Errorf("cannot judge %s", schema.GroupVersionKind(req.Kind)))
+	}
+	if req.Operation == admissionv1.Update {
+		passes, err := h.ratchet(req)
+		if err != nil {
+			return admission.Errored(http.StatusBadRequest, err)
+		}
+		if passes {
+			return admission.Allowed("")
+		}
+	}
+	findings, err := h.Rules.Raw(req.Kind.Kind, req.Object.Raw)
+	if err != nil {
+		return admission.Errored(http.StatusBadRequest, err)
+	}
+	if len(findings) > 0 {
+		return refuse(ctx, req, findings)
+	}
+	resp := admission.Allowed("")
+	if h.Warner != nil {
+		resp = resp.WithWarnings(h.Warner.Warnings(ctx, req)...)
+	}
+	return resp
+}
+
+// ratchet reports whether an update passes whatever the object looks like: the
+// stored spec may be older than the rules, and its labels, finalizers and
+// deletion are not to suffer from it.
+func (h *Handler) ratchet(req admission.Request) (bool, error) {
+	if len(req.OldObject.Raw) == 0 {
+		return false, errors.New("the update comes without the old object")
+	}
+	same, err := validation.SameSpec(req.OldObject.Raw, req.Object.Raw)
+	if err != nil || same {
+		return same, err
+	}
+	return h.MICUsername != "" && req.UserInfo.Username == h.MICUsername &&
+		h.Rules.SameButSpelling(req.Kind.Kind, req.OldObject.Raw, req.Object.Raw), nil
+}
+
+// refuse answers as the API server does for its own kinds: a Status with a cause
+// for every finding, which kubectl prints one below the other.
+func refuse(ctx context.Context, req admission.Request, findings field.ErrorList) admission.Response {
+	fields := make([]string, len(findings))
+	for i, f := range findings {
+		fields[i] = f.Field
+	}
+	name := nameOf(req)
+	// Only the paths: the values may hold client IDs.
+	klog.FromContext(ctx).Info("Refused", logkey.Kind, req.Kind.Kind, logkey.Name, klog.KRef(req.Namespace, name),
+		logkey.User, req.UserInfo.Username, logkey.Operation, req.Operation, logkey.Field, fields)
+	status := apierrors.NewInvalid(schema.GroupKind{Group: req.Kind.Group, Kind: req.Kind.Kind}, name, findings).Status()
+	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{Allowed: false, Result: &status}}
+}
+
+// nameOf returns the object's name, or what its name is to be made from.
+func nameOf(req admission.Request) string {
+	if req.Name != "" {
+		return req.Name
+	}
+	var object struct {
+		Metadata struct {
+			Name         string `json:"name"`
+			GenerateName string `json:"generateName"`
+		} `json:"metadata"`
+	}
+	// The object was decoded before; a name that is no string stays empty.
+	_ = json.Unmarshal(req.Object.Raw, &object)
+	if object.Metadata.Name != "" {
+		return object.Metadata.Name
+	}
+	return object.Metadata.GenerateName
+}
