@@ -1,0 +1,26 @@
+package arm
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// RetryAfter returns how long a response asks to wait: Retry-After in seconds
+// or as a date, or one of the headers in milliseconds that Azure's services
+// also use. 0 means it does not ask.
+func RetryAfter(h http.Header) time.Duration {
+	for _, name := range []string{"retry-after-ms", "x-ms-retry-after-ms"} {
+		if ms, err := strconv.Atoi(h.Get(name)); err == nil && ms > 0 {
+			return time.Duration(ms) * time.Millisecond
+		}
+	}
+	value := h.Get("Retry-After")
+	if s, err := strconv.Atoi(value); err == nil {
+		return max(0, time.Duration(s)*time.Second)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, time.Until(at))
+	}
+	return 0
+}

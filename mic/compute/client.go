@@ -1,0 +1,241 @@
+package compute
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	azarm "github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
+)
+
+// Client reads and changes the identities of VMs and scale sets. It never calls
+// an operation on instances: identities on a scale set's model hold for all of
+// them, and updating instances may restart nodes.
+type Client struct {
+	credential azcore.TokenCredential
+	options    *azarm.ClientOptions
+	observe    func(operation string, took time.Duration, err error)
+
+	mu       sync.Mutex
+	clients  map[string]clients // by subscription, lower case
+	pollBase time.Duration
+}
+
+type clients struct {
+	vm   *armcompute.VirtualMachinesClient
+	vmss *armcompute.VirtualMachineScaleSetsClient
+}
+
+// Intervals at which a running operation is polled when ARM does not say:
+// short at first, because an operation may be, then growing.
+const (
+	firstPoll = 250 * time.Millisecond
+	lastPoll  = 5 * time.Second
+)
+
+// operationTimeout bounds a long-running operation. The slowest that was
+// reported took 16 minutes; what takes longer is looked at afresh.
+const operationTimeout = 20 * time.Minute
+
+// NewClient returns a Client. Observe is called after each read and change, with
+// one of the operation types of package metric; it may be nil.
+func NewClient(credential azcore.TokenCredential, options *azarm.ClientOptions, observe func(operation string, took time.Duration, err error)) *Client {
+	if observe == nil {
+		observe = func(string, time.Duration, error) {}
+	}
+	return &Client{credential: credential, options: options, observe: observe, clients: map[string]clients{}, pollBase: firstPoll}
+}
+
+// of returns the clients of a subscription.
+func (c *Client) of(subscription string) (clients, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := strings.ToLower(subscription)
+	if found, ok := c.clients[key]; ok {
+		return found, nil
+	}
+	vm, err := armcompute.NewVirtualMachinesClient(subscription, c.credential, c.options)
+	if err != nil {
+		return clients{}, fmt.Errorf("client of virtual machines: %w", err)
+	}
+	vmss, err := armcompute.NewVirtualMachineScaleSetsClient(subscription, c.credential, c.options)
+	if err != nil {
+		return clients{}, fmt.Errorf("client of scale sets: %w", err)
+	}
+	c.clients[key] = clients{vm, vmss}
+	return c.clients[key], nil
+}
+
+// get reads a target. The error is an *arm.Error.
+func (c *Client) get(ctx context.Context, target resourceid.Compute) (r *resource, err error) {
+	start := time.Now()
+	operation := metric.OpVMGet
+	if target.Kind == resourceid.VMSS {
+		operation = metric.OpVMSSGet
+	}
+	defer func() { c.observe(operation, time.Since(start), err) }()
+	of, err := c.of(target.Subscription)
+	if err != nil {
+		return nil, err
+	}
+	if target.Kind == resourceid.VMSS {
+		response, err := of.vmss.Get(ctx, target.ResourceGroup, target.Name, nil)
+		if err != nil {
+			return nil, arm.Classify(err)
+		}
+		kind, ids := scaleSetIdentity(response.Identity)
+		var state *string
+		if response.Properties != nil {
+			state = response.Properties.ProvisioningState
+		}
+		return newResource(kind, ids, state, response.Etag), nil
+	}
+	response, err := of.vm.Get(ctx, target.ResourceGroup, target.Name, nil)
+	if err != nil {
+		return nil, arm.Classify(err)
+	}
+	kind, ids := machineIdentity(response.Identity)
+	var state *string
+	if response.Properties != nil {
+		state = response.Properties.ProvisioningState
+	}
+	return newResource(kind, ids, state, response.Etag), nil
+}
+
+func scaleSetIdentity(i *armcompute.VirtualMachineScaleSetIdentity) (*armcompute.ResourceIdentityType, map[string]*armcompute.UserAssignedIdentitiesValue) {
+	if i == nil {
+		return nil, nil
+	}
+	return i.Type, i.UserAssignedIdentities
+}
+
+func machineIdentity(i *armcompute.VirtualMachineIdentity) (*armcompute.ResourceIdentityType, map[string]*armcompute.UserAssignedIdentitiesValue) {
+	if i == nil {
+		return nil, nil
+	}
+	return i.Type, i.UserAssignedIdentities
+}
+
+// update sends a PATCH and waits until ARM has carried it out. It fails with a
+// conflict if the resource is another than that with the ETag, where ARM has
+// one. Started says that ARM took the PATCH, so its effect is unknown if err is
+// not nil. The error is an *arm.Error.
+func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch, etag string) (started bool, err error) {
+	start := time.Now()
+	operation := metric.OpVMUpdate
+	if target.Kind == resourceid.VMSS {
+		operation = metric.OpVMSSUpdate
+	}
+	defer func() { c.observe(operation, time.Since(start), err) }()
+	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
+	defer cancel()
+	of, err := c.of(target.Subscription)
+	if err != nil {
+		return false, err
+	}
+	var match *string
+	if etag != "" {
+		match = &etag
+	}
+	var first *http.Response
+	begin := policy.WithCaptureResponse(ctx, &first)
+	if target.Kind == resourceid.VMSS {
+		poller, err := of.vmss.BeginUpdate(begin, target.ResourceGroup, target.Name, armcompute.VirtualMachineScaleSetUpdate{
+			Identity: &armcompute.VirtualMachineScaleSetIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
+		}, &armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions{IfMatch: match})
+		if err != nil {
+			return unknown(first), arm.Classify(err)
+		}
+		return true, wait(ctx, poller, first, c.pollBase)
+	}
+	poller, err := of.vm.BeginUpdate(begin, target.ResourceGroup, target.Name, armcompute.VirtualMachineUpdate{
+		Identity: &armcompute.VirtualMachineIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
+	}, &armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: match})
+	if err != nil {
+		return unknown(first), arm.Classify(err)
+	}
+	return true, wait(ctx, poller, first, c.pollBase)
+}
+
+// unknown says whether a PATCH without success may have had an effect: ARM did
+// not answer it, or with a server error.
+func unknown(r *http.Response) bool {
+	return r == nil || r.StatusCode >= http.StatusInternalServerError || r.StatusCode < http.StatusBadRequest
+}
+
+// wait polls an operation to its end. azcore's own loop cannot poll more often
+// than once a second, gives up when a poll is throttled, and reads the resource
+// once more at the end.
+func wait[T any](ctx context.Context, poller *runtime.Poller[T], first *http.Response, base time.Duration) error {
+	next, last := base, first
+	for !poller.Done() {
+		delay := next
+		if last != nil {
+			if asked := arm.RetryAfter(last.Header); asked > 0 {
+				delay = asked
+			}
+		}
+		if err := sleep(ctx, delay); err != nil {
+			return err
+		}
+		next = min(next*3/2, lastPoll)
+		response, err := poller.Poll(ctx)
+		if err != nil {
+			err = arm.Classify(err)
+			after, throttled := arm.IsThrottled(err)
+			if !throttled {
+				return err
+			}
+			// The operation runs on; only the question came too early.
+			if err := sleep(ctx, after); err != nil {
+				return err
+			}
+			continue
+		}
+		last = response
+	}
+	if succeeded(last) {
+		return nil
+	}
+	_, err := poller.Result(ctx)
+	return arm.Classify(err)
+}
+
+// succeeded says whether the last answer of an operation tells success in so
+// many words.
+func succeeded(r *http.Response) bool {
+	if r == nil {
+		return false
+	}
+	raw, err := runtime.Payload(r)
+	if err != nil {
+		return false
+	}
+	var operation struct {
+		Status string `json:"status"`
+	}
+	return json.Unmarshal(raw, &operation) == nil && strings.EqualFold(operation.Status, "Succeeded")
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,189 @@
+package controller
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
+)
+
+// mappers say which pods and places an event concerns. They look things up in
+// caches only, which for a started manager does not fail; if it does the event
+// is lost to the log and the next one, or the drift check, makes up for it.
+type mappers struct {
+	world  *world
+	events events
+}
+
+func (m *mappers) failed(ctx context.Context, err error) {
+	klog.FromContext(ctx).Error(err, "Cannot tell whom an event concerns")
+}
+
+// podsLabelled returns the pods with a label value.
+func (m *mappers) podsLabelled(ctx context.Context, value string) []reconcile.Request {
+	if value == "" {
+		return nil
+	}
+	return m.pods(ctx, client.MatchingFields{indexPodLabel: value})
+}
+
+func (m *mappers) pods(ctx context.Context, options ...client.ListOption) []reconcile.Request {
+	var pods corev1.PodList
+	if err := m.world.cached.List(ctx, &pods, options...); err != nil {
+		m.failed(ctx, err)
+		return nil
+	}
+	requests := make([]reconcile.Request, len(pods.Items))
+	for i := range pods.Items {
+		requests[i].NamespacedName = client.ObjectKeyFromObject(&pods.Items[i])
+	}
+	return requests
+}
+
+// podsOfBinding returns the pods that a binding selects.
+func (m *mappers) podsOfBinding(ctx context.Context, b *v1.AzureIdentityBinding) []reconcile.Request {
+	return m.podsLabelled(ctx, b.Spec.Selector)
+}
+
+// podsOfIdentity returns the pods that a binding gives an identity. On the way
+// it says that an identity is invalid: here each is seen once for each change.
+func (m *mappers) podsOfIdentity(ctx context.Context, id *v1.AzureIdentity) []reconcile.Request {
+	if err := validation.StoredIdentity(id); err != nil && id.DeletionTimestamp.IsZero() {
+		klog.FromContext(ctx).Error(nil, "Ignoring azure identity "+id.Namespace+"/"+id.Name+", error: "+err.Error(), logkey.Identity, id.Namespace+"/"+id.Name)
+		m.events.ignored(id, err.Error())
+	}
+	var bindings v1.AzureIdentityBindingList
+	if err := m.world.cached.List(ctx, &bindings, client.MatchingFields{indexBindingIdentity: id.Namespace + "/" + id.Name}); err != nil {
+		m.failed(ctx, err)
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range bindings.Items {
+		requests = append(requests, m.podsOfBinding(ctx, &bindings.Items[i])...)
+	}
+	return requests
+}
+
+// podOfAssigned returns the pod of an assigned identity.
+func (m *mappers) podOfAssigned(_ context.Context, a *v1.AzureAssignedIdentity) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: podKey(a)}}
+}
+
+// podsOfNode returns the pods of a node.
+func (m *mappers) podsOfNode(ctx context.Context, n *corev1.Node) []reconcile.Request {
+	return m.pods(ctx, client.MatchingFields{indexPodNode: n.Name})
+}
+
+// podsOfMarker returns all pods and all that have assigned identities.
+func (m *mappers) podsOfMarker(ctx context.Context, _ *corev1.ConfigMap) []reconcile.Request {
+	requests := m.pods(ctx)
+	var assigned v1.AzureAssignedIdentityList
+	if err := m.world.cached.List(ctx, &assigned); err != nil {
+		m.failed(ctx, err)
+	}
+	for i := range assigned.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: podKey(&assigned.Items[i])})
+	}
+	return requests
+}
+
+// placeOfNode returns the place of a node, and the node itself for what was
+// judged while it had none.
+func (m *mappers) placeOfNode(_ context.Context, n *corev1.Node) []place {
+	places := []place{{node: n.Name}}
+	if t, err := targetOf(n); err == nil {
+		places = append(places, place{target: t.Key()})
+	}
+	return places
+}
+
+// placeOfAssigned returns where an assigned identity belongs.
+func (m *mappers) placeOfAssigned(ctx context.Context, a *v1.AzureAssignedIdentity) []place {
+	return []place{m.placeNamed(ctx, a.Spec.NodeName)}
+}
+
+func (m *mappers) placeNamed(ctx context.Context, node string) place {
+	n, err := m.world.node(ctx, node)
+	if err != nil {
+		m.failed(ctx, err)
+	}
+	if n != nil {
+		if t, err := targetOf(n); err == nil {
+			return place{target: t.Key()}
+		}
+	}
+	return place{node: node}
+}
+
+// placesOfMarker returns the places of all nodes.
+func (m *mappers) placesOfMarker(ctx context.Context, _ *corev1.ConfigMap) []place {
+	var nodes corev1.NodeList
+	if err := m.world.cached.List(ctx, &nodes); err != nil {
+		m.failed(ctx, err)
+	}
+	var places []place
+	for i := range nodes.Items {
+		places = append(places, m.placeOfNode(ctx, &nodes.Items[i])...)
+	}
+	return places
+}
+
+// Predicates drop changes that nothing here depends on. An update that changes
+// nothing, as a resync sends, is dropped by all of them.
+
+func podChanges() predicate.TypedPredicate[*corev1.Pod] {
+	return predicate.TypedFuncs[*corev1.Pod]{UpdateFunc: func(e event.TypedUpdateEvent[*corev1.Pod]) bool {
+		return podChangeMatters(e.ObjectOld, e.ObjectNew)
+	}}
+}
+
+func bindingChanges() predicate.TypedPredicate[*v1.AzureIdentityBinding] {
+	return predicate.TypedFuncs[*v1.AzureIdentityBinding]{UpdateFunc: func(e event.TypedUpdateEvent[*v1.AzureIdentityBinding]) bool {
+		return !equality.Semantic.DeepEqual(e.ObjectOld.Spec, e.ObjectNew.Spec) || e.ObjectOld.UID != e.ObjectNew.UID ||
+			e.ObjectOld.DeletionTimestamp.IsZero() != e.ObjectNew.DeletionTimestamp.IsZero()
+	}}
+}
+
+func identityChanges() predicate.TypedPredicate[*v1.AzureIdentity] {
+	return predicate.TypedFuncs[*v1.AzureIdentity]{UpdateFunc: func(e event.TypedUpdateEvent[*v1.AzureIdentity]) bool {
+		return !equality.Semantic.DeepEqual(e.ObjectOld.Spec, e.ObjectNew.Spec) || e.ObjectOld.UID != e.ObjectNew.UID ||
+			e.ObjectOld.Annotations[v1.BehaviorAnnotationKey] != e.ObjectNew.Annotations[v1.BehaviorAnnotationKey] ||
+			e.ObjectOld.DeletionTimestamp.IsZero() != e.ObjectNew.DeletionTimestamp.IsZero()
+	}}
+}
+
+func nodeChanges() predicate.TypedPredicate[*corev1.Node] {
+	return predicate.TypedFuncs[*corev1.Node]{UpdateFunc: func(e event.TypedUpdateEvent[*corev1.Node]) bool {
+		return e.ObjectOld.Spec.ProviderID != e.ObjectNew.Spec.ProviderID || e.ObjectOld.UID != e.ObjectNew.UID
+	}}
+}
+
+func markerChanges() predicate.TypedPredicate[*corev1.ConfigMap] {
+	return predicate.TypedFuncs[*corev1.ConfigMap]{UpdateFunc: func(e event.TypedUpdateEvent[*corev1.ConfigMap]) bool {
+		return !equality.Semantic.DeepEqual(e.ObjectOld.Data, e.ObjectNew.Data)
+	}}
+}
+
+func assignedChanges() predicate.TypedPredicate[*v1.AzureAssignedIdentity] {
+	return predicate.TypedFuncs[*v1.AzureAssignedIdentity]{UpdateFunc: func(e event.TypedUpdateEvent[*v1.AzureAssignedIdentity]) bool {
+		return e.ObjectOld.ResourceVersion != e.ObjectNew.ResourceVersion
+	}}
+}
+
+// keys of requests, for logs.
+func podName(r *reconcile.Request) types.NamespacedName {
+	if r == nil {
+		return types.NamespacedName{}
+	}
+	return r.NamespacedName
+}

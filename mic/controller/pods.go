@@ -1,0 +1,159 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/assign"
+)
+
+// podReconciler gives each pod the AzureAssignedIdentities that it must have.
+// What these do on Azure is the target reconciler's business.
+type podReconciler struct {
+	world   *world
+	writer  client.Client
+	events  events
+	metrics *metric.MIC
+	start   *start
+}
+
+// Reconcile implements reconcile.Reconciler. A request with an empty name is
+// for assigned identities without a pod, which only damaged objects are.
+func (r *podReconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	if err := r.start.wait(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
+	uninstalling, err := r.world.uninstalling(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	pod, err := r.world.pod(ctx, request.NamespacedName)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	var result binding.Result
+	var nodeGone bool
+	if pod != nil && !uninstalling {
+		if result, err = r.world.matches(ctx, pod); err != nil {
+			return reconcile.Result{}, err
+		}
+		if len(result.Matches) > 0 {
+			if nodeGone, err = r.world.nodeGone(ctx, pod.Spec.NodeName); err != nil {
+				return reconcile.Result{}, err
+			}
+		}
+	}
+	current, err := r.world.assignedOfPod(ctx, request.NamespacedName)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	plan := assign.ForPod(assign.Input{
+		Pod: assignPod(pod), NodeGone: nodeGone, Matches: result.Matches, Current: current,
+		Taken: r.world.taken(ctx, func(a *v1.AzureAssignedIdentity) bool {
+			return podKey(a) == request.NamespacedName
+		}),
+		ForceNamespaced: r.world.forceNamespaced,
+	})
+	errs := r.apply(ctx, plan)
+	if pod != nil && !uninstalling {
+		for _, s := range result.Skipped {
+			klog.FromContext(ctx).V(2).Info("Binding gives the pod nothing", logkey.Pod, request.String(), logkey.Reason, s.Reason, "message", s.Message)
+		}
+		errs = append(errs, r.tag(ctx, pod, result.Tags()))
+	}
+	return reconcile.Result{}, errors.Join(errs...)
+}
+
+// apply carries out a plan as far as it can.
+func (r *podReconciler) apply(ctx context.Context, plan assign.Plan) []error {
+	var errs []error
+	for _, a := range plan.Delete {
+		errs = append(errs, r.delete(ctx, a))
+	}
+	for _, u := range plan.Update {
+		errs = append(errs, r.update(ctx, u))
+	}
+	for _, a := range plan.Create {
+		errs = append(errs, r.create(ctx, a))
+	}
+	return errs
+}
+
+func (r *podReconciler) create(ctx context.Context, a *v1.AzureAssignedIdentity) error {
+	started := time.Now()
+	klog.FromContext(ctx).Info(fmt.Sprintf("creating assigned id %s/%s", a.Namespace, a.Name), logkey.Node, a.Spec.NodeName)
+	err := r.writer.Create(ctx, a)
+	if apierrors.IsAlreadyExists(err) {
+		// Either the cache is behind and it is the very object, or it belongs to
+		// another pod, whose name and namespace join to the same text.
+		var other v1.AzureAssignedIdentity
+		if getErr := r.world.live.Get(ctx, client.ObjectKeyFromObject(a), &other); getErr != nil {
+			return fmt.Errorf("reading AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, client.IgnoreNotFound(getErr))
+		}
+		if assign.KeyOf(&other) == assign.KeyOf(a) {
+			return nil
+		}
+		a.Name = assign.KeyOf(a).UniqueName()
+		if err = r.writer.Create(ctx, a); apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+	}
+	if err != nil {
+		r.metrics.KubernetesAPIErrors.WithLabelValues(metric.OpAssignedIdentityAddition).Inc()
+		r.events.applyError(a, err.Error())
+		return fmt.Errorf("creating AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, err)
+	}
+	r.metrics.AssignedIdentityAdditions.Inc()
+	r.metrics.AssignedIdentityAdditionDuration.Observe(time.Since(started).Seconds())
+	return nil
+}
+
+func (r *podReconciler) update(ctx context.Context, u assign.Update) error {
+	started := time.Now()
+	a := u.Desired
+	klog.FromContext(ctx).Info(fmt.Sprintf("updating assigned id %s/%s", a.Namespace, a.Name), logkey.Node, a.Spec.NodeName)
+	err := r.writer.Update(ctx, a)
+	switch {
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
+		return nil // the cache is behind; the newer object is an event to come
+	case err != nil:
+		r.metrics.KubernetesAPIErrors.WithLabelValues(metric.OpAssignedIdentityUpdate).Inc()
+		r.events.applyError(a, err.Error())
+		return fmt.Errorf("updating AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, err)
+	}
+	r.metrics.AssignedIdentityUpdates.Inc()
+	r.metrics.AssignedIdentityUpdateDuration.Observe(time.Since(started).Seconds())
+	return nil
+}
+
+// delete marks the object for deletion. It goes when the target reconciler has
+// taken the identity off the VM.
+func (r *podReconciler) delete(ctx context.Context, a *v1.AzureAssignedIdentity) error {
+	klog.FromContext(ctx).Info(fmt.Sprintf("deleting assigned id %s/%s", a.Namespace, a.Name), logkey.Node, a.Spec.NodeName)
+	err := r.writer.Delete(ctx, a, client.Preconditions{UID: &a.UID})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		r.metrics.KubernetesAPIErrors.WithLabelValues(metric.OpAssignedIdentityDeletion).Inc()
+		r.events.removeError(a, err.Error())
+		return fmt.Errorf("deleting AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, err)
+	}
+	return nil
+}
+
+// podChangeMatters says whether a change of a pod can change anything here.
+func podChangeMatters(old, new *corev1.Pod) bool {
+	return old.UID != new.UID || old.Spec.NodeName != new.Spec.NodeName || finished(old) != finished(new) ||
+		old.DeletionTimestamp.IsZero() != new.DeletionTimestamp.IsZero() ||
+		old.Labels[v1.BindingLabelKey] != new.Labels[v1.BindingLabelKey] || tagsOf(old) != tagsOf(new)
+}

@@ -1,0 +1,119 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/klog/v2"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
+)
+
+// start is what a replica does on becoming leader, before it works: it reads the
+// ownership ledgers and adopts what the release before this one assigned. It is
+// a manager.Runnable.
+type start struct {
+	world   *world
+	engine  *compute.Engine
+	metrics *metric.MIC
+	done    chan struct{}
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (s *start) NeedLeaderElection() bool { return true }
+
+// Start implements manager.Runnable. Caches are synced when it is called.
+func (s *start) Start(ctx context.Context) error {
+	log := klog.FromContext(ctx)
+	log.Info("This replica became leader")
+	s.metrics.NewLeaderElections.Inc()
+	backoff := wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.2, Steps: 1 << 20, Cap: 30 * time.Second}
+	err := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
+		if err := s.prepare(ctx); err != nil {
+			log.Error(err, "Cannot start to work yet")
+			return false, nil
+		}
+		return true, nil
+	})
+	if err != nil {
+		return nil // ctx ended
+	}
+	close(s.done)
+	<-ctx.Done()
+	return nil
+}
+
+func (s *start) prepare(ctx context.Context) error {
+	damaged, err := s.engine.Load(ctx)
+	if err != nil {
+		return err
+	}
+	for _, err := range damaged {
+		klog.FromContext(ctx).Error(err, "The VM or scale set of this ledger is left alone")
+	}
+	var list v1.AzureAssignedIdentityList
+	if err := s.world.cached.List(ctx, &list); err != nil {
+		return fmt.Errorf("listing assigned identities: %w", err)
+	}
+	targets := map[string]resourceid.Compute{}
+	ids := map[string][]string{}
+	for i := range list.Items {
+		a := &list.Items[i]
+		if !fromOldRelease(a) {
+			continue
+		}
+		node, err := s.world.node(ctx, a.Spec.NodeName)
+		if err != nil {
+			return err
+		}
+		if node == nil {
+			continue
+		}
+		if target, err := targetOf(node); err == nil {
+			targets[target.Key()] = target
+			ids[target.Key()] = append(ids[target.Key()], a.Spec.AzureIdentityRef.Spec.ResourceID)
+		}
+	}
+	for key, target := range targets {
+		klog.FromContext(ctx).Info("Adopting identities that the previous release assigned", logkey.Target, target.String(), logkey.Count, len(ids[key]))
+		if err := s.engine.Adopt(ctx, target, ids[key]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fromOldRelease says whether an identity was put on its VM by the 1.8
+// releases: they kept no ledger, and did not annotate objects with the pod's
+// UID, which this release does before it touches an object otherwise.
+func fromOldRelease(a *v1.AzureAssignedIdentity) bool {
+	_, annotated := a.Annotations[v1.PodUIDAnnotationKey]
+	assigned := a.Status.Status == v1.AssignedIDAssigned || a.Status.Status == ""
+	return !annotated && assigned && onTarget(a)
+}
+
+// working says whether this replica is the leader and at work.
+func (s *start) working() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait blocks until the leader may work.
+func (s *start) wait(ctx context.Context) error {
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,246 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
+)
+
+// place is the unit of the target reconciler: a VM or scale set by its key, or a
+// node that is behind none, because it is gone or not (yet) one of Azure.
+type place struct {
+	target string
+	node   string
+}
+
+// String implements fmt.Stringer, for logs.
+func (p place) String() string {
+	if p.target != "" {
+		return p.target
+	}
+	return "node/" + p.node
+}
+
+// targetReconciler brings VMs and scale sets in line with the assigned
+// identities of their nodes, and these in line with the outcome.
+type targetReconciler struct {
+	world   *world
+	engine  *compute.Engine
+	status  *statusWriter
+	events  events
+	metrics *metric.MIC
+	start   *start
+}
+
+// Reconcile implements reconcile.TypedReconciler.
+func (r *targetReconciler) Reconcile(ctx context.Context, p place) (reconcile.Result, error) {
+	if err := r.start.wait(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
+	if p.target == "" {
+		return reconcile.Result{}, r.withoutTarget(ctx, p.node)
+	}
+	started := time.Now()
+	nodes, err := r.world.nodesOf(ctx, p.target)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	target, ok := r.resolve(p.target, nodes)
+	if !ok {
+		return reconcile.Result{}, nil // no node and no ledger: nothing of ours
+	}
+	assigned, err := r.assignedOn(ctx, nodes)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	request, err := r.request(ctx, target, nodes, assigned)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if err := r.announceRemovals(ctx, request, assigned); err != nil {
+		return reconcile.Result{}, err
+	}
+	result, failure := r.engine.Reconcile(ctx, request)
+	err = r.report(ctx, target, assigned, result, failure)
+	r.metrics.Cycles.Inc()
+	r.metrics.CycleDuration.Observe(time.Since(started).Seconds())
+	return r.next(ctx, target, result, failure, err)
+}
+
+// resolve returns the target as its nodes or its ledger spell it.
+func (r *targetReconciler) resolve(key string, nodes []corev1.Node) (resourceid.Compute, bool) {
+	for i := range nodes {
+		if t, err := targetOf(&nodes[i]); err == nil {
+			return t, true
+		}
+	}
+	return r.engine.Target(key)
+}
+
+func (r *targetReconciler) assignedOn(ctx context.Context, nodes []corev1.Node) ([]*v1.AzureAssignedIdentity, error) {
+	var all []*v1.AzureAssignedIdentity
+	for i := range nodes {
+		some, err := r.world.assignedOnNode(ctx, nodes[i].Name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+// request says what shall be on a target. Before anything is taken off, the
+// pods themselves are asked: an assigned identity that somebody deleted by hand
+// is about to be made again.
+func (r *targetReconciler) request(ctx context.Context, target resourceid.Compute, nodes []corev1.Node, assigned []*v1.AzureAssignedIdentity) (compute.Request, error) {
+	request := compute.Request{Target: target, Prune: true}
+	uninstalling, err := r.world.uninstalling(ctx)
+	if uninstalling || err != nil {
+		return request, err
+	}
+	surplus := r.engine.Owned(target)
+	for _, a := range assigned {
+		if id := a.Spec.AzureIdentityRef; a.DeletionTimestamp.IsZero() && onTarget(a) {
+			request.Want = append(request.Want, id.Spec.ResourceID)
+			delete(surplus, resourceid.Key(id.Spec.ResourceID))
+		}
+	}
+	if len(surplus) > 0 {
+		if request.Keep, err = r.world.neededByPods(ctx, nodes); err != nil {
+			return request, err
+		}
+	}
+	return request, nil
+}
+
+// onTarget says whether an assigned identity is one that has to be on the VM.
+func onTarget(a *v1.AzureAssignedIdentity) bool {
+	id := a.Spec.AzureIdentityRef
+	return id != nil && id.Spec.Type == v1.UserAssignedMSI && validation.StoredIdentity(id) == nil
+}
+
+// announceRemovals tells NMI to serve no more tokens for what is about to be
+// taken off: that takes a while, and the object stays until it is done.
+func (r *targetReconciler) announceRemovals(ctx context.Context, request compute.Request, assigned []*v1.AzureAssignedIdentity) error {
+	surplus := r.engine.Owned(request.Target)
+	for _, id := range slices.Concat(request.Want, request.Keep) {
+		delete(surplus, resourceid.Key(id))
+	}
+	var going []*v1.AzureAssignedIdentity
+	for _, a := range assigned {
+		if id := a.Spec.AzureIdentityRef; !a.DeletionTimestamp.IsZero() && id != nil && a.Status.Status != v1.AssignedIDUnassigned {
+			if _, removed := surplus[resourceid.Key(id.Spec.ResourceID)]; removed {
+				going = append(going, a)
+			}
+		}
+	}
+	return r.status.each(ctx, going, r.status.unassigned)
+}
+
+// report writes the outcome to the assigned identities.
+func (r *targetReconciler) report(ctx context.Context, target resourceid.Compute, assigned []*v1.AzureAssignedIdentity, result compute.Result, failure error) error {
+	var live, gone []*v1.AzureAssignedIdentity
+	for _, a := range assigned {
+		switch {
+		case a.DeletionTimestamp.IsZero():
+			live = append(live, a)
+		case !releasable(a, result):
+			if f, failed := result.Failed[resourceid.Key(a.Spec.AzureIdentityRef.Spec.ResourceID)]; failed && f.Fresh {
+				r.events.removeError(a, f.Code+": "+f.Message)
+			} else if failure != nil {
+				r.events.removeError(a, failure.Error())
+			}
+		default:
+			gone = append(gone, a)
+		}
+	}
+	return errors.Join(
+		r.status.each(ctx, live, func(ctx context.Context, a *v1.AzureAssignedIdentity) error {
+			return r.status.judged(ctx, a, judge(a, target.Name, result, failure))
+		}),
+		r.status.each(ctx, gone, r.status.released),
+	)
+}
+
+// releasable says whether nothing of an assigned identity that is being deleted
+// is left on the target, or what is left is not MIC's to remove.
+func releasable(a *v1.AzureAssignedIdentity, result compute.Result) bool {
+	if !onTarget(a) {
+		return true
+	}
+	return !result.Unsure && !result.Held[resourceid.Key(a.Spec.AzureIdentityRef.Spec.ResourceID)]
+}
+
+// next says when to look again.
+func (r *targetReconciler) next(ctx context.Context, target resourceid.Compute, result compute.Result, failure, writing error) (reconcile.Result, error) {
+	log := klog.FromContext(ctx)
+	if after, throttled := arm.IsThrottled(failure); throttled {
+		// Spread, or all targets would come back in the same instant.
+		after += rand.N(after/4 + time.Second)
+		log.Error(failure, "Throttled by Azure", logkey.Target, target.String(), logkey.RetryAfter, after.Round(time.Second).String())
+		return reconcile.Result{RequeueAfter: after}, writing
+	}
+	if err := errors.Join(failure, writing); err != nil {
+		return reconcile.Result{}, err
+	}
+	return reconcile.Result{RequeueAfter: result.RetryAfter}, nil
+}
+
+// withoutTarget deals with the assigned identities of a node that has no VM or
+// scale set.
+func (r *targetReconciler) withoutTarget(ctx context.Context, name string) error {
+	assigned, err := r.world.assignedOnNode(ctx, name)
+	if err != nil || len(assigned) == 0 {
+		return err
+	}
+	node, err := r.world.node(ctx, name)
+	if err != nil {
+		return err
+	}
+	missing := fmt.Sprintf("node %s does not exist", name)
+	if node == nil {
+		gone, err := r.world.nodeGone(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !gone && name != "" {
+			return nil // the cache is behind; the node is an event to come
+		}
+	} else if _, err := targetOf(node); err != nil {
+		missing = err.Error()
+	} else {
+		return nil // it has a target by now, which was queued by the same event
+	}
+	return r.status.each(ctx, assigned, func(ctx context.Context, a *v1.AzureAssignedIdentity) error {
+		switch {
+		case a.DeletionTimestamp.IsZero():
+			v := verdict{reason: v1.ReasonTargetNotFound, message: missing}
+			if id := a.Spec.AzureIdentityRef; id != nil && id.Spec.Type != v1.UserAssignedMSI && node != nil {
+				v = judge(a, name, compute.Result{}, nil)
+			}
+			return r.status.judged(ctx, a, v)
+		default:
+			// What MIC added to a VM or scale set that still exists is in its
+			// ledger, which outlives this object.
+			if node == nil {
+				r.events.removedWithNode(a)
+			}
+			return r.status.released(ctx, a)
+		}
+	})
+}

@@ -1,0 +1,101 @@
+package controller
+
+import (
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
+)
+
+// verdict is what an assigned identity's status must say.
+type verdict struct {
+	assigned bool
+	reason   string
+	message  string
+	// requestID of ARM goes into the message when that is written, and does not
+	// count as a change: it is another at every attempt.
+	requestID string
+	// attempted: ARM refused it just now.
+	attempted bool
+	// unknown: nothing was learnt, so the status stays as it is.
+	unknown bool
+}
+
+// judge decides about an assigned identity that is not being deleted, from the
+// outcome on its target. It is pure.
+func judge(a *v1.AzureAssignedIdentity, target string, result compute.Result, err error) verdict {
+	id := a.Spec.AzureIdentityRef
+	if id == nil {
+		return verdict{reason: v1.ReasonIdentityInvalid, message: "the object holds no azureIdentityRef"}
+	}
+	if id.Spec.Type != v1.UserAssignedMSI {
+		return verdict{assigned: true, reason: v1.ReasonAssigned, message: "service principals need no assignment"}
+	}
+	key := resourceid.Key(id.Spec.ResourceID)
+	failure, failed := result.Failed[key]
+	switch {
+	case result.Present[key]:
+		return verdict{assigned: true, reason: v1.ReasonAssigned, message: "assigned to " + target}
+	case failed:
+		return verdict{
+			reason: v1.ReasonAssignmentFailed, message: fmt.Sprintf("%s: %s", failure.Code, failure.Message),
+			requestID: failure.RequestID, attempted: failure.Fresh,
+		}
+	case result.Gone:
+		return verdict{reason: v1.ReasonTargetNotFound, message: target + " does not exist"}
+	case result.Deleting:
+		return verdict{reason: v1.ReasonTargetDeleting, message: target + " is being deleted"}
+	case err != nil && a.Status.Status != v1.AssignedIDCreated:
+		// Azure does not answer, which takes nothing away from a pod that has its
+		// identity.
+		return verdict{unknown: true}
+	case err != nil:
+		if _, throttled := arm.IsThrottled(err); throttled {
+			return verdict{reason: v1.ReasonThrottled, message: "Azure asked to wait"}
+		}
+		return verdict{reason: v1.ReasonAssignmentFailed, message: err.Error()}
+	}
+	return verdict{reason: v1.ReasonPending, message: "waiting for " + target}
+}
+
+// status returns the status that the verdict makes of an object's, and whether
+// that is a change. Equal verdicts never are, so nothing is written at rest.
+func (v verdict) status(current v1.AzureAssignedIdentityStatus, now time.Time) (v1.AzureAssignedIdentityStatus, bool) {
+	if v.unknown {
+		return current, false
+	}
+	next := *current.DeepCopy()
+	next.Status, next.AvailableReplicas = v1.AssignedIDCreated, 1
+	condition := metav1.Condition{
+		Type: v1.ConditionAssigned, Status: metav1.ConditionFalse, Reason: v.reason, Message: v.message,
+		LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+	}
+	if v.assigned {
+		next.Status, condition.Status = v1.AssignedIDAssigned, metav1.ConditionTrue
+	}
+	if v.requestID != "" {
+		condition.Message += " (request " + v.requestID + ")"
+	}
+	old := meta.FindStatusCondition(current.Conditions, v1.ConditionAssigned)
+	sameCondition := old != nil && old.Status == condition.Status && old.Reason == condition.Reason && v.sameMessage(old.Message)
+	if sameCondition && current.Status == next.Status {
+		return current, false
+	}
+	if sameCondition {
+		condition.Message = old.Message
+	}
+	meta.SetStatusCondition(&next.Conditions, condition)
+	return next, true
+}
+
+// sameMessage compares without the request ID.
+func (v verdict) sameMessage(old string) bool {
+	const suffix = " (request "
+	return old == v.message || (len(old) > len(v.message)+len(suffix) && old[:len(v.message)+len(suffix)] == v.message+suffix)
+}

@@ -1,0 +1,231 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/assign"
+)
+
+// world reads the cluster. All but the named exceptions comes from caches, and
+// objects that it returns must not be changed.
+type world struct {
+	cached client.Reader
+	live   client.Reader
+	// namespace of MIC.
+	namespace       string
+	forceNamespaced bool
+}
+
+// podKey is the pod of an assigned identity.
+func podKey(a *v1.AzureAssignedIdentity) types.NamespacedName {
+	return types.NamespacedName{Namespace: a.Spec.PodNamespace, Name: a.Spec.Pod}
+}
+
+// uninstalling says that the release is being removed: nothing is wanted any
+// more.
+func (w *world) uninstalling(ctx context.Context) (bool, error) {
+	var marker corev1.ConfigMap
+	err := w.cached.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: uninstall.Name}, &marker)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading ConfigMap %s/%s: %w", w.namespace, uninstall.Name, err)
+	}
+	return uninstall.Active(marker.Data), nil
+}
+
+// pod returns a labelled pod, or nil.
+func (w *world) pod(ctx context.Context, key types.NamespacedName) (*corev1.Pod, error) {
+	var p corev1.Pod
+	err := w.cached.Get(ctx, key, &p)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading pod %s: %w", key, err)
+	}
+	return &p, nil
+}
+
+// matches decides which identities a pod gets.
+func (w *world) matches(ctx context.Context, p *corev1.Pod) (binding.Result, error) {
+	label := p.Labels[v1.BindingLabelKey]
+	if label == "" {
+		return binding.Result{}, nil
+	}
+	var list v1.AzureIdentityBindingList
+	if err := w.cached.List(ctx, &list, client.MatchingFields{indexBindingSelector: label}); err != nil {
+		return binding.Result{}, fmt.Errorf("listing bindings with selector %q: %w", label, err)
+	}
+	bindings := make([]*v1.AzureIdentityBinding, len(list.Items))
+	for i := range list.Items {
+		bindings[i] = &list.Items[i]
+	}
+	var failed error
+	result := binding.ForPod(binding.Input{
+		Pod:      binding.Pod{Namespace: p.Namespace, Name: p.Name, Label: label},
+		Bindings: bindings,
+		Identity: func(namespace, name string) *v1.AzureIdentity {
+			var id v1.AzureIdentity
+			err := w.cached.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &id)
+			if err == nil {
+				return &id
+			}
+			if !apierrors.IsNotFound(err) {
+				failed = fmt.Errorf("reading AzureIdentity %s/%s: %w", namespace, name, err)
+			}
+			return nil
+		},
+		Valid:           validation.StoredIdentity,
+		ForceNamespaced: w.forceNamespaced,
+	})
+	if failed != nil {
+		// "Not found" and "could not look" must not be confused: the former takes
+		// identities away.
+		return binding.Result{}, failed
+	}
+	return result, nil
+}
+
+// assignedOfPod returns the assigned identities of a pod.
+func (w *world) assignedOfPod(ctx context.Context, key types.NamespacedName) ([]*v1.AzureAssignedIdentity, error) {
+	return w.assigned(ctx, indexAssignedPod, key.String())
+}
+
+// assignedOnNode returns the assigned identities of a node's pods.
+func (w *world) assignedOnNode(ctx context.Context, node string) ([]*v1.AzureAssignedIdentity, error) {
+	return w.assigned(ctx, indexAssignedNode, node)
+}
+
+func (w *world) assigned(ctx context.Context, index, value string) ([]*v1.AzureAssignedIdentity, error) {
+	var list v1.AzureAssignedIdentityList
+	if err := w.cached.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
+		return nil, fmt.Errorf("listing assigned identities by %s %q: %w", index, value, err)
+	}
+	all := make([]*v1.AzureAssignedIdentity, len(list.Items))
+	for i := range list.Items {
+		all[i] = &list.Items[i]
+	}
+	return all, nil
+}
+
+// taken says whether a name belongs to another key.
+func (w *world) taken(ctx context.Context, key func(*v1.AzureAssignedIdentity) bool) func(namespace, name string) bool {
+	return func(namespace, name string) bool {
+		var a v1.AzureAssignedIdentity
+		err := w.cached.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &a)
+		// An error other than "not found" leaves the question to the API server,
+		// which refuses a second object of the name.
+		return err == nil && !key(&a)
+	}
+}
+
+// node returns a node, or nil.
+func (w *world) node(ctx context.Context, name string) (*corev1.Node, error) {
+	var n corev1.Node
+	err := w.cached.Get(ctx, types.NamespacedName{Name: name}, &n)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading node %s: %w", name, err)
+	}
+	return &n, nil
+}
+
+// nodeGone says whether a node does not exist. A node that the cache lacks may
+// merely be new, so the API server has the last word.
+func (w *world) nodeGone(ctx context.Context, name string) (bool, error) {
+	if name == "" {
+		return false, nil
+	}
+	n, err := w.node(ctx, name)
+	if n != nil || err != nil {
+		return false, err
+	}
+	err = w.live.Get(ctx, types.NamespacedName{Name: name}, &corev1.Node{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading node %s: %w", name, err)
+	}
+	return false, nil
+}
+
+// nodesOf returns the nodes of a target.
+func (w *world) nodesOf(ctx context.Context, target string) ([]corev1.Node, error) {
+	var list corev1.NodeList
+	if err := w.cached.List(ctx, &list, client.MatchingFields{indexNodeTarget: target}); err != nil {
+		return nil, fmt.Errorf("listing nodes of %s: %w", target, err)
+	}
+	return list.Items, nil
+}
+
+// neededByPods returns the resource IDs that the pods of nodes need, straight
+// from pods, bindings and identities.
+func (w *world) neededByPods(ctx context.Context, nodes []corev1.Node) ([]string, error) {
+	ids := map[string]bool{}
+	for i := range nodes {
+		var pods corev1.PodList
+		if err := w.cached.List(ctx, &pods, client.MatchingFields{indexPodNode: nodes[i].Name}); err != nil {
+			return nil, fmt.Errorf("listing pods of node %s: %w", nodes[i].Name, err)
+		}
+		for j := range pods.Items {
+			if finished(&pods.Items[j]) {
+				continue
+			}
+			result, err := w.matches(ctx, &pods.Items[j])
+			if err != nil {
+				return nil, err
+			}
+			for _, m := range result.Matches {
+				if m.Identity.Spec.Type == v1.UserAssignedMSI {
+					ids[m.Identity.Spec.ResourceID] = true
+				}
+			}
+		}
+	}
+	all := make([]string, 0, len(ids))
+	for id := range ids {
+		all = append(all, id)
+	}
+	return all, nil
+}
+
+func finished(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// assignPod is the pod as package assign sees it.
+func assignPod(p *corev1.Pod) *assign.Pod {
+	if p == nil {
+		return nil
+	}
+	return &assign.Pod{
+		Namespace: p.Namespace, Name: p.Name, UID: p.UID, Node: p.Spec.NodeName,
+		Finished: finished(p), Terminating: !p.DeletionTimestamp.IsZero(),
+	}
+}
+
+// targetOf returns the VM or scale set of a node, or why it has none.
+func targetOf(n *corev1.Node) (resourceid.Compute, error) {
+	t, err := resourceid.ParseProviderID(n.Spec.ProviderID)
+	if err != nil {
+		return t, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	t.Instance = ""
+	return t, nil
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/version"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/controller"
+)
+
+// configPoll is how often azure.json is looked at.
+const configPoll = 15 * time.Second
+
+// serve runs MIC until ctx ends or it loses the lead.
+func serve(ctx context.Context, o *options) error {
+	log := klog.FromContext(ctx)
+	log.Info("Starting MIC", logkey.Version, version.Version, logkey.Namespace, o.namespace)
+	config, err := kubernetesConfig(o)
+	if err != nil {
+		return err
+	}
+	azure, err := openAzure(o)
+	if err != nil {
+		return err
+	}
+	registry := metric.NewRegistry()
+	metrics := metric.NewMIC(registry)
+	azure.metrics = metrics
+
+	clientset, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("client of the API server: %w", err)
+	}
+	lock, err := newLock(config, o)
+	if err != nil {
+		return err
+	}
+	live, err := controller.NewLiveClient(config)
+	if err != nil {
+		return err
+	}
+	recorder, stopEvents := newRecorder(ctx, clientset)
+	defer stopEvents()
+
+	engine := compute.NewEngine(compute.LedgerStore{Client: live, Namespace: o.namespace}, azure.client(), compute.Options{
+		VerifyInterval: o.reconcileInterval, Backoff: o.backoff(), Immutable: azure.immutable,
+	})
+	controllers, err := controller.New(ctx, config, live, engine, controller.Options{
+		Namespace: o.namespace, ForceNamespaced: o.forceNamespaced, Parallel: o.createDeleteBatch,
+		LeaseDuration: o.leaderDuration, Lock: lock, Recorder: recorder, Metrics: metrics,
+	})
+	if err != nil {
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	for _, server := range o.Servers(probes(controllers, lock, o.leaderDuration), prometheus.Gatherers{registry, ctrlmetrics.Registry}) {
+		g.Go(func() error { return server(ctx) })
+	}
+	if o.cloudConfig != "" {
+		g.Go(func() error {
+			cloud.Watch(ctx, o.cloudConfig, configPoll, func() { azure.reopen(ctx, engine) })
+			return nil
+		})
+	}
+	g.Go(func() error {
+		if err := controllers.Manager.Start(ctx); err != nil {
+			if ctx.Err() == nil && controllers.Elected() {
+				return fmt.Errorf("lost leader lease: %w", err)
+			}
+			return fmt.Errorf("controllers: %w", err)
+		}
+		// The servers end with the controllers.
+		return context.Canceled
+	})
+	err = g.Wait()
+	log.Info("MIC stopped")
+	return err
+}
+
+// kubernetesConfig returns the connection to the API server.
+func kubernetesConfig(o *options) (*rest.Config, error) {
+	var config *rest.Config
+	var err error
+	if o.kubeconfig != "" {
+		if config, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig); err != nil {
+			return nil, fmt.Errorf("reading --kubeconfig=%s: %w", o.kubeconfig, err)
+		}
+	} else if config, err = rest.InClusterConfig(); err != nil {
+		return nil, fmt.Errorf("no --kubeconfig, and not in a pod: %w", err)
+	}
+	config.UserAgent = version.UserAgent("mic", "")
+	config.QPS, config.Burst = o.clientQPS, max(1, int(o.clientQPS))
+	if o.clientQPS == 0 {
+		config.QPS = -1
+	}
+	return config, nil
+}
+
+// newLock returns the leader lock. It has a connection of its own, so that a
+// burst of other requests cannot delay a renewal, and hears no warnings: that
+// Endpoints are deprecated is known.
+func newLock(config *rest.Config, o *options) (*controller.Lock, error) {
+	config = rest.CopyConfig(config)
+	config.QPS = -1
+	config.WarningHandler = rest.NoWarnings{}
+	config.Timeout = max(time.Second, o.leaderDuration/4)
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("client of the leader lock: %w", err)
+	}
+	return controller.NewLock(client, o.leaderNamespace, o.leaderName, o.leaderInstance), nil
+}
+
+// newRecorder returns a recorder of events under the source of the 1.8
+// releases. Events are best effort: they are sent in the background.
+func newRecorder(ctx context.Context, client kubernetes.Interface) (record.EventRecorder, func()) {
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	scheme, err := controller.Scheme()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Events lack the kinds of their objects")
+	}
+	return broadcaster.NewRecorder(scheme, corev1.EventSource{Component: controller.EventComponent}), broadcaster.Shutdown
+}
+
+// probes serves the probes: the leader is Active once it works.
+func probes(c *controller.Controllers, lock *controller.Lock, lease time.Duration) http.Handler {
+	health := run.NewHealth()
+	health.AddLive("leader lock", func(context.Context) error {
+		// A leader that does not renew should have stopped by itself.
+		if age := lock.Age(); c.Elected() && age > 2*lease {
+			return fmt.Errorf("this replica leads, and has not renewed its lock for %s", age.Round(time.Second))
+		}
+		return nil
+	})
+	health.AddReady("caches", func(ctx context.Context) error {
+		if !c.Manager.GetCache().WaitForCacheSync(ctx) {
+			return errors.New("not synchronised with the API server yet")
+		}
+		return nil
+	})
+	return health.Handler(c.Working)
+}
