@@ -1,0 +1,114 @@
+# Everyday commands; `make help` lists them. Nothing needs to be installed by hand
+# on Debian: tools are Go modules at pinned versions, system packages come by apt.
+
+CONTROLLER_GEN_VERSION := v0.23.0
+GOLANGCI_LINT_VERSION  := v2.15.0
+GOTESTSUM_VERSION      := v1.13.0
+
+GO      ?= go
+VERSION ?= dev
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+DATE    ?= $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+# KEEP=0 makes the demo remove the cluster at its end.
+KEEP    ?= 1
+# RUN selects end-to-end tests by name, as go test -run does.
+RUN     ?= .
+
+CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aad-pod-identity
+TOOLS   := $(CACHE)/tools
+RESULTS := $(CACHE)/results
+STAMP   := github.com/aad-pod-identity/aad-pod-identity/internal/version
+LDFLAGS := -s -w -X $(STAMP).Version=$(VERSION) -X $(STAMP).Commit=$(COMMIT) -X $(STAMP).Date=$(DATE)
+
+controller-gen := $(TOOLS)/controller-gen-$(CONTROLLER_GEN_VERSION)
+golangci-lint  := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+gotestsum      := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)
+localcluster   := $(GO) run ./test/cluster/cmd/localcluster
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+##@ The two commands
+
+.PHONY: demo
+demo: prerequisites ## Start a real node, install the chart, tell the whole story; KEEP=0 removes it afterwards
+	@$(GO) run ./test/demo --keep=$(if $(filter 0 false no,$(KEEP)),false,true)
+
+.PHONY: test
+test: unit e2e ## Unit tests, tests against a real API server, end-to-end tests on a real node
+	@test/counts.sh $(RESULTS)/unit.json $(RESULTS)/e2e.json
+
+##@ Development
+
+.PHONY: build
+build: ## Build the three binaries into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./webhook ./mic ./nmi
+
+.PHONY: unit
+unit: prerequisites $(gotestsum) ## Unit tests and tests against a real API server
+	@mkdir -p $(RESULTS)
+	@assets=$$($(localcluster) binaries) && \
+	echo "unit: testing all packages but test/e2e, API server from $$assets" && \
+	KUBEBUILDER_ASSETS=$$assets PATH="$$assets:$$PATH" $(gotestsum) --format pkgname --hide-summary=skipped --jsonfile $(RESULTS)/unit.json -- \
+		-race -timeout 20m $$($(GO) list ./... | grep -v /test/e2e)
+
+.PHONY: e2e
+e2e: prerequisites $(gotestsum) ## End-to-end tests on the local cluster; RUN=TestName selects
+	@mkdir -p $(RESULTS)
+	@$(gotestsum) --format testname --jsonfile $(RESULTS)/e2e.json -- -count=1 -timeout 40m -run '$(RUN)' ./test/e2e/...
+
+.PHONY: generate
+generate: $(controller-gen) ## Regenerate deepcopy functions and CRDs from api/v1
+	$(controller-gen) object crd:crdVersions=v1 paths=./api/... output:crd:dir=charts/aad-pod-identity/crds
+
+.PHONY: verify
+verify: generate ## Fail when generated files are stale
+	@changed=$$(git status --porcelain -- api charts/aad-pod-identity/crds); \
+	if [ -n "$$changed" ]; then \
+		echo "verify: generated files are stale; run 'make generate' and commit:"; echo "$$changed"; \
+		git --no-pager diff -- api charts/aad-pod-identity/crds; exit 1; \
+	fi; echo "verify: generated files are up to date"
+
+.PHONY: lint
+lint: $(golangci-lint) ## golangci-lint and helm lint
+	$(golangci-lint) run
+	@assets=$$($(localcluster) binaries) && "$$assets/helm" lint charts/aad-pod-identity
+
+##@ Local cluster
+
+.PHONY: cluster-up
+cluster-up: prerequisites ## Start the local cluster
+	@$(localcluster) up
+
+.PHONY: cluster-down demo-down
+cluster-down demo-down: ## Remove the local cluster and everything it made on this machine
+	@$(localcluster) down && $(localcluster) leftovers
+
+.PHONY: cluster-status
+cluster-status: ## Say what runs
+	@$(localcluster) status
+
+##@ Tools
+
+.PHONY: prerequisites
+prerequisites:
+	@test/prerequisites.sh
+
+$(controller-gen):
+	@$(call install,sigs.k8s.io/controller-tools/cmd/controller-gen@$(CONTROLLER_GEN_VERSION))
+
+$(golangci-lint):
+	@$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION))
+
+$(gotestsum):
+	@$(call install,gotest.tools/gotestsum@$(GOTESTSUM_VERSION))
+
+# install builds a tool in a folder of its own, so that an interrupted build
+# leaves nothing that looks finished.
+define install
+echo "building $(1)" && rm -rf $(TOOLS)/new.$(@F) && GOBIN=$(TOOLS)/new.$(@F) $(GO) install $(1) && mv $(TOOLS)/new.$(@F)/* $@ && rm -rf $(TOOLS)/new.$(@F)
+endef
+
+.PHONY: help
+help: ## Show this text
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9 -]+:.*##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,60 @@
+// Command client is the workload of the demo and of the end-to-end tests: a
+// program that knows nothing of pod identity and asks for a token as any program
+// on an Azure VM does, with the unmodified SDK.
+//
+//	client wait                        does nothing until it is told to stop
+//	client token [flags]               azidentity's ManagedIdentityCredential
+//	client get [-H 'Name: value'] URL  one HTTP request, to see an answer as it is
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/pflag"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 0 {
+		return errors.New("usage: client wait | token [flags] | get [-H 'Name: value'] URL")
+	}
+	switch args[0] {
+	case "wait":
+		<-ctx.Done()
+		return nil
+	case "token":
+		var o tokenOptions
+		fs := pflag.NewFlagSet("client token", pflag.ContinueOnError)
+		o.addFlags(fs)
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return token(ctx, o, out)
+	case "get":
+		fs := pflag.NewFlagSet("client get", pflag.ContinueOnError)
+		headers := fs.StringArrayP("header", "H", nil, "request header, as Name: value")
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		if fs.NArg() != 1 {
+			return errors.New("client get: exactly one URL is needed")
+		}
+		return get(ctx, fs.Arg(0), *headers, out)
+	default:
+		return fmt.Errorf("client: unknown command %q", args[0])
+	}
+}
