@@ -106,6 +106,10 @@ func component(t *testing.T, answer func(phase string, data map[string]string)) 
 }
 
 func TestUninstallLeadsTheHandshake(t *testing.T) {
+	synctest.Test(t, testHandshake)
+}
+
+func testHandshake(t *testing.T) {
 	var phases []string
 	c := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(release("n1", "n2")...).
 		WithInterceptorFuncs(component(t, func(phase string, data map[string]string) {
@@ -214,7 +218,7 @@ func TestCleanup(t *testing.T) {
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "other", Labels: map[string]string{"app.kubernetes.io/instance": "other", "app.kubernetes.io/component": "mic"}}},
 	}
 
-	t.Run("deletes what is left once the pods are gone, the marker last", func(t *testing.T) {
+	inBubble(t, "deletes what is left once the pods are gone, the marker last", func(t *testing.T) {
 		var deleted []string
 		looks := 0
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "nmi", Labels: label("nmi")}}
