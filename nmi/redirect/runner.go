@@ -146,7 +146,7 @@ func (r *Runner) SetRemoval(remove bool) {
 func (r *Runner) WaitRemoved(ctx context.Context) error {
 	for {
 		r.mu.Lock()
-		done, err, changed := r.state == removed, r.err, r.notify
+		done, changed := r.state == removed, r.notify
 		r.mu.Unlock()
 		if done {
 			return nil
@@ -154,7 +154,9 @@ func (r *Runner) WaitRemoved(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return errors.Join(ctx.Err(), r.err)
 		}
 	}
 }

@@ -18,6 +18,9 @@ import (
 // can ask before its pod's address has reached us through the API server.
 const podWait = 1500 * time.Millisecond
 
+// hostAddress is where processes of the node ask from.
+var hostAddress = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
 // source is the address a request came from; invalid if it cannot be read, which
 // net/http does not let happen.
 func source(r *http.Request) netip.Addr {
@@ -32,7 +35,7 @@ func source(r *http.Request) netip.Addr {
 // processes in the node's own network can. Both ends are checked: the kernel
 // drops loopback sources from elsewhere, and this does not rely on it alone.
 func fromHost(r *http.Request) bool {
-	if !source(r).IsLoopback() {
+	if source(r) != hostAddress {
 		return false
 	}
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)

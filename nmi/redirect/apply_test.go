@@ -1,0 +1,169 @@
+package redirect
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var guideTarget = Target{
+	Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80,
+	NMI: netip.MustParseAddrPort("10.240.0.34:2579"),
+}
+
+const (
+	guideRule  = "! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.240.0.34:2579"
+	staleRule  = "! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579"
+	kubeRule   = "-m comment --comment kube -j KUBE-SERVICES"
+	jumpRule   = "-j aad-metadata"
+	standRule  = "-d 169.254.169.254/32 -j aad-metadata"
+	returnRule = "-j RETURN"
+)
+
+// wanted is the table after Ensure: the chain as the troubleshooting guide
+// prints it, the jump first, the rules of others untouched.
+var wanted = []string{
+	"-A PREROUTING " + jumpRule,
+	"-A PREROUTING " + kubeRule,
+	"-A aad-metadata " + guideRule,
+	"-A aad-metadata " + returnRule,
+}
+
+// starts are the states that Ensure and Remove may find.
+var starts = map[string]struct{ prerouting, ours []string }{
+	"a fresh node":                                {prerouting: []string{kubeRule}},
+	"the wanted state":                            {prerouting: []string{jumpRule, kubeRule}, ours: []string{guideRule, returnRule}},
+	"a chain without jump":                        {prerouting: []string{kubeRule}, ours: []string{guideRule, returnRule}},
+	"someone flushed the chain":                   {prerouting: []string{jumpRule, kubeRule}, ours: []string{}},
+	"someone flushed PREROUTING":                  {prerouting: []string{kubeRule}, ours: []string{guideRule, returnRule}},
+	"the jump is not first":                       {prerouting: []string{kubeRule, jumpRule}, ours: []string{guideRule, returnRule}},
+	"two jumps":                                   {prerouting: []string{jumpRule, kubeRule, jumpRule}, ours: []string{guideRule, returnRule}},
+	"the redirect of the 1.8 releases":            {prerouting: []string{jumpRule, kubeRule}, ours: []string{staleRule, returnRule}},
+	"the rules are in the wrong order":            {prerouting: []string{jumpRule, kubeRule}, ours: []string{returnRule, guideRule}},
+	"a doubled chain of two that ran at once":     {prerouting: []string{jumpRule, jumpRule, kubeRule}, ours: []string{guideRule, returnRule, guideRule, returnRule}},
+	"RETURN is missing":                           {prerouting: []string{jumpRule, kubeRule}, ours: []string{guideRule}},
+	"foreign rules in our chain":                  {prerouting: []string{jumpRule, kubeRule}, ours: []string{"-p udp -j RETURN", guideRule, returnRule}},
+	"killed while the jump was moved, before":     {prerouting: []string{standRule, kubeRule, jumpRule}, ours: []string{guideRule, returnRule}},
+	"killed while the jump was moved, in between": {prerouting: []string{standRule, kubeRule}, ours: []string{guideRule, returnRule}},
+	"killed while the jump was moved, after":      {prerouting: []string{jumpRule, standRule, kubeRule}, ours: []string{guideRule, returnRule}},
+}
+
+func (f *fakeTables) start(prerouting, ours []string) {
+	f.chains[hook] = append([]string(nil), prerouting...)
+	if ours != nil {
+		f.chains[chain] = append([]string{}, ours...)
+	}
+}
+
+func TestEnsure(t *testing.T) {
+	for name, tc := range starts {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeTables()
+			f.start(tc.prerouting, tc.ours)
+			before := cmp.Equal(wanted, f.dump())
+
+			changed, err := Ensure(f, guideTarget)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if changed == before {
+				t.Errorf("changed = %v", changed)
+			}
+			if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+				t.Errorf("rules (-want +got):\n%s", diff)
+			}
+			if changed, err := Ensure(f, guideTarget); changed || err != nil {
+				t.Errorf("a second run: changed %v, error %v", changed, err)
+			}
+		})
+	}
+}
+
+// TestEnsureOpensNoGap: while a redirect is repaired, packets go either where
+// they went or where they shall go, after every single command.
+func TestEnsureOpensNoGap(t *testing.T) {
+	for name, tc := range starts {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeTables()
+			f.start(tc.prerouting, tc.ours)
+			if !f.redirects("10.240.0.34:2579") && !f.redirects("127.0.0.1:2579") {
+				t.Skip("nothing is redirected to begin with")
+			}
+			f.inspect = func() {
+				if !f.redirects("10.240.0.34:2579") && !f.redirects("127.0.0.1:2579") {
+					t.Errorf("a gap:\n%s", strings.Join(f.rules(), "\n"))
+				}
+			}
+			if _, err := Ensure(f, guideTarget); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// TestEnsureSurvivesAnyFailure fails each command in turn: the next run finishes
+// the work, whatever was left behind.
+func TestEnsureSurvivesAnyFailure(t *testing.T) {
+	for name, tc := range starts {
+		t.Run(name, func(t *testing.T) {
+			for nth := 1; ; nth++ {
+				f := newFakeTables()
+				f.start(tc.prerouting, tc.ours)
+				n, boom := 0, errors.New("boom")
+				f.fail = func(string) error {
+					if n++; n == nth {
+						return boom
+					}
+					return nil
+				}
+				_, err := Ensure(f, guideTarget)
+				f.fail = nil
+				if err == nil {
+					break // fewer commands than nth
+				}
+				if !errors.Is(err, boom) || !strings.Contains(err.Error(), "table nat") {
+					t.Errorf("error %q does not say what was being done", err)
+				}
+				if _, err := Ensure(f, guideTarget); err != nil {
+					t.Fatalf("after command %d failed: %v", nth, err)
+				}
+				if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+					t.Errorf("after command %d failed (-want +got):\n%s", nth, diff)
+				}
+			}
+		})
+	}
+}
+
+func TestRemove(t *testing.T) {
+	for name, tc := range starts {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeTables()
+			f.start(tc.prerouting, tc.ours)
+			removed, err := Remove(f, guideTarget)
+			if err != nil || removed != (tc.ours != nil) {
+				t.Fatalf("removed %v, error %v", removed, err)
+			}
+			if diff := cmp.Diff([]string{"-A PREROUTING " + kubeRule}, f.dump()); diff != "" {
+				t.Errorf("rules (-want +got):\n%s", diff)
+			}
+			if _, ok := f.chains[chain]; ok {
+				t.Error("the chain is left")
+			}
+			if removed, err := Remove(f, guideTarget); removed || err != nil {
+				t.Errorf("a second run: removed %v, error %v", removed, err)
+			}
+		})
+	}
+}
+
+func TestEnsureRefusesIPv6(t *testing.T) {
+	target := guideTarget
+	target.NMI = netip.MustParseAddrPort("[fd00::1]:2579")
+	if _, err := Ensure(newFakeTables(), target); err == nil {
+		t.Error("no error")
+	}
+}

@@ -1,0 +1,111 @@
+package redirect
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/coreos/go-iptables/iptables"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// inNewNetwork moves the (sub)test's thread into a network namespace of its own,
+// whose tables are empty and vanish with the thread.
+func inNewNetwork(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	runtime.LockOSThread() // never unlocked: the runtime ends the thread with the test's goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("cannot make a network namespace: %v", err)
+	}
+}
+
+// TestOnTheKernel runs the real iptables, both backends, in a fresh network
+// namespace and compares with the troubleshooting guide's output.
+func TestOnTheKernel(t *testing.T) {
+	for _, command := range []string{"iptables-nft", "iptables-legacy"} {
+		t.Run(command, func(t *testing.T) { onTheKernel(t, command) })
+	}
+}
+
+func onTheKernel(t *testing.T, command string) {
+	path, err := exec.LookPath(command)
+	if err != nil {
+		t.Skip("not installed")
+	}
+	inNewNetwork(t)
+	ipt, err := iptables.New(iptables.Path(path), iptables.Timeout(lockTimeout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) string {
+		out, err := exec.CommandContext(t.Context(), path, append([]string{"-t", "nat"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s %v: %v\n%s", command, args, err, out)
+		}
+		return string(out)
+	}
+	if out, err := exec.CommandContext(t.Context(), path, "-t", "nat", "-S").CombinedOutput(); err != nil {
+		t.Skipf("the kernel has no nat table for %s: %s", command, out)
+	}
+	run("-N", "KUBE-SERVICES")
+	run("-A", "PREROUTING", "-j", "KUBE-SERVICES")
+
+	check := func(when string) {
+		t.Helper()
+		const guide = `-N aad-metadata
+-A aad-metadata ! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.240.0.34:2579
+-A aad-metadata -j RETURN
+`
+		if diff := cmp.Diff(guide, run("-S", "aad-metadata")); diff != "" {
+			t.Errorf("%s: iptables -t nat -S aad-metadata (-guide +got):\n%s", when, diff)
+		}
+		const hooks = "-P PREROUTING ACCEPT\n-A PREROUTING -j aad-metadata\n-A PREROUTING -j KUBE-SERVICES\n"
+		if diff := cmp.Diff(hooks, run("-S", "PREROUTING")); diff != "" {
+			t.Errorf("%s: iptables -t nat -S PREROUTING (-want +got):\n%s", when, diff)
+		}
+	}
+	ensure := func(when string, wantChanged bool) {
+		t.Helper()
+		changed, err := Ensure(ipt, guideTarget)
+		if err != nil || changed != wantChanged {
+			t.Errorf("%s: changed %v, error %v", when, changed, err)
+		}
+		check(when)
+	}
+	ensure("fresh", true)
+	ensure("again", false)
+	run("-F", "aad-metadata")
+	ensure("chain flushed", true)
+	run("-F", "PREROUTING")
+	run("-A", "PREROUTING", "-j", "KUBE-SERVICES")
+	ensure("PREROUTING flushed", true)
+	run("-D", "PREROUTING", "-j", "aad-metadata")
+	run("-A", "PREROUTING", "-j", "aad-metadata")
+	run("-A", "PREROUTING", "-j", "aad-metadata")
+	ensure("jump last and doubled", true)
+	run("-R", "aad-metadata", "1", "!", "-s", "127.0.0.1/32", "-d", "169.254.169.254/32", "-p", "tcp", "--dport", "80", "-j", "DNAT", "--to-destination", "127.0.0.1:2579")
+	ensure("target of an older release", true)
+
+	if removed, err := Remove(ipt, guideTarget); !removed || err != nil {
+		t.Errorf("removed %v, error %v", removed, err)
+	}
+	if removed, err := Remove(ipt, guideTarget); removed || err != nil {
+		t.Errorf("again: removed %v, error %v", removed, err)
+	}
+	if left := run("-S"); strings.Contains(left, "aad-metadata") {
+		t.Errorf("left:\n%s", left)
+	}
+	if err := ipt.Delete("nat", "PREROUTING", "-j", "aad-metadata"); !missing(err) {
+		t.Errorf("deleting what is not there: %v counts as failure", err)
+	}
+	if missing(errors.New("other")) {
+		t.Error("any error counts as missing")
+	}
+}

@@ -1,0 +1,148 @@
+package redirect
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// start runs a runner in a bubble of fake time until the test ends.
+func start(t *testing.T, r *Runner) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run returned %v", err)
+		}
+	})
+	synctest.Wait()
+}
+
+func TestRunnerRepairsWithinTheInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeTables()
+		r := NewRunner(f, guideTarget, time.Minute, nil)
+		if r.Active() || r.Ready(t.Context()) == nil {
+			t.Error("active or ready before the first run")
+		}
+		start(t, r)
+		if !r.Active() || r.Ready(t.Context()) != nil || r.Live(t.Context()) != nil {
+			t.Error("not active, ready and live with the redirect in place")
+		}
+		f.mu.Lock()
+		f.chains[hook], f.chains[chain] = []string{kubeRule}, nil
+		f.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+			t.Errorf("rules (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestRunnerTellsTheTruth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeTables()
+		busy := errors.New("xtables lock held")
+		set := func(err error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.fail = func(string) error { return err }
+		}
+		set(busy)
+		first := 0
+		r := NewRunner(f, guideTarget, time.Minute, func(context.Context) { first++ })
+		start(t, r)
+		if err := r.Ready(t.Context()); !errors.Is(err, busy) {
+			t.Errorf("ready: %v", err)
+		}
+		if err := r.Live(t.Context()); err != nil {
+			t.Errorf("one failure is no reason to restart: %v", err)
+		}
+		time.Sleep(2 * retryAfter)
+		synctest.Wait()
+		if err := r.Live(t.Context()); !errors.Is(err, busy) {
+			t.Errorf("live after three failures: %v", err)
+		}
+		set(nil)
+		time.Sleep(retryAfter)
+		synctest.Wait()
+		if err := errors.Join(r.Ready(t.Context()), r.Live(t.Context())); err != nil || !r.Active() {
+			t.Errorf("after recovery: active %v, %v", r.Active(), err)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if first != 1 {
+			t.Errorf("the hook for the first success ran %d times", first)
+		}
+	})
+}
+
+func TestRunnerLeavesTheRedirectWhenItEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeTables()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- NewRunner(f, guideTarget, time.Minute, nil).Run(ctx) }()
+		synctest.Wait()
+		cancel()
+		<-done
+		if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+			t.Errorf("rules (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestRunnerRemovesAndBringsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeTables()
+		r := NewRunner(f, guideTarget, time.Minute, nil)
+		start(t, r)
+		r.SetRemoval(true)
+		if err := r.WaitRemoved(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute) // and it is not repaired
+		synctest.Wait()
+		if diff := cmp.Diff([]string{"-A PREROUTING " + kubeRule}, f.dump()); diff != "" {
+			t.Errorf("rules (-want +got):\n%s", diff)
+		}
+		if r.Active() || r.Ready(t.Context()) == nil {
+			t.Error("active or ready without a redirect")
+		}
+		r.SetRemoval(false) // the uninstall was given up
+		synctest.Wait()
+		if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+			t.Errorf("rules (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestWaitRemovedSaysWhatIsWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeTables()
+		r := NewRunner(f, guideTarget, time.Minute, nil)
+		start(t, r)
+		busy := errors.New("device or resource busy")
+		f.mu.Lock()
+		f.fail = func(op string) error {
+			if op == "clear" {
+				return busy
+			}
+			return nil
+		}
+		f.mu.Unlock()
+		r.SetRemoval(true)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if err := r.WaitRemoved(ctx); !errors.Is(err, busy) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
