@@ -1,0 +1,96 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
+)
+
+// env is the environment that TestMain starts for all tests.
+var env *stack.Stack
+
+func TestMain(m *testing.M) {
+	code, err := testMain(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func testMain(m *testing.M) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	var err error
+	if env, err = stack.New(os.Stderr); err != nil {
+		return 1, err
+	}
+	if err := env.Up(ctx); err != nil {
+		return 1, err
+	}
+	if err := reinstall(ctx); err != nil {
+		return 1, err
+	}
+	code := m.Run()
+	if code != 0 {
+		dump(ctx)
+	}
+	return code, nil
+}
+
+// reinstall gives the tests a fresh release, whatever an earlier run left.
+func reinstall(ctx context.Context) error {
+	releases, err := env.Helm(ctx, "list", "--all", "--short", "--filter", "^"+stack.Release+"$")
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(releases) != "" {
+		fmt.Fprintln(os.Stderr, "e2e: uninstalling the release of an earlier run")
+		if _, err := env.Helm(ctx, "uninstall", stack.Release, "--wait"); err != nil {
+			return err
+		}
+	}
+	if err := env.Azure.Reset(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "e2e: helm install")
+	return install(ctx)
+}
+
+func install(ctx context.Context) error {
+	// Short intervals, so that drift and repair show within a test's patience.
+	args := append([]string{
+		"install", stack.Release, env.Chart(), "--wait", "--timeout=3m",
+		"--set", "nmi.ipTableUpdateTimeIntervalInSeconds=2",
+		"--set", "nmi.retryAttemptsForCreated=3", "--set", "nmi.retryAttemptsForAssigned=4",
+		"--set", "mic.identityAssignmentReconcileInterval=5s",
+	}, env.HelmArgs()...)
+	if out, err := env.Helm(ctx, args...); err != nil {
+		dump(ctx)
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
+}
+
+// dump prints what helps to understand a failure.
+func dump(ctx context.Context) {
+	for _, args := range [][]string{
+		{"get", "pods", "-A", "-o", "wide"},
+		{"get", "azureassignedidentities,azureidentities,azureidentitybindings", "-A"},
+		{"get", "events", "-A", "--sort-by=.lastTimestamp"},
+		{"logs", "-l", "component=mic", "--tail=60", "--prefix"},
+		{"logs", "-l", "component=nmi", "--tail=60", "--prefix"},
+		{"logs", "-l", "app.kubernetes.io/component=webhook", "--tail=30", "--prefix"},
+	} {
+		out, err := env.Kubectl(ctx, "", args...)
+		if err != nil {
+			out = err.Error()
+		}
+		fmt.Fprintf(os.Stderr, "── kubectl %s\n%s\n", strings.Join(args, " "), out)
+	}
+}

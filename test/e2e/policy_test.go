@@ -1,0 +1,119 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
+)
+
+// forged is an AzureAssignedIdentity that would give its pod any identity on the node.
+func forged(namespace string) string {
+	return fmt.Sprintf(`apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureAssignedIdentity
+metadata: {name: forged, namespace: %s}
+spec: {pod: x, podNamespace: %s, nodename: %s}
+status: {status: Assigned}
+`, namespace, namespace, env.Cluster.NodeName())
+}
+
+// TestAssignedIdentitiesAreMICsAlone is tried as the cluster's administrator:
+// what is refused is refused whatever RBAC allows.
+func TestAssignedIdentitiesAreMICsAlone(t *testing.T) {
+	ns := namespace(t)
+	id := azureIdentity(t, "policy")
+	apply(t, identityManifest(ns, "policy", id)+bindingManifest(ns, "policy", "policy", "policy")+podManifest(ns, "web", "policy"))
+	waitState(t, ns, "web", "policy", "Assigned")
+	name := "web-" + ns + "-policy"
+	const says = "Only MIC"
+
+	for what, out := range map[string]string{
+		"create": refused(t, forged(ns), "create", "-f", "-"),
+		"status": refused(t, "", "patch", "azureassignedidentity", name, "--type=merge", "-p", `{"status":{"status":"Created"}}`),
+		"spec":   refused(t, "", "patch", "azureassignedidentity", name, "--type=merge", "-p", `{"spec":{"pod":"other"}}`),
+		"labels": refused(t, "", "label", "azureassignedidentity", name, "nodename=other", "--overwrite"),
+	} {
+		if !strings.Contains(strings.ToLower(out), strings.ToLower(says)) {
+			t.Errorf("%s: the refusal does not say %q:\n%s", what, says, out)
+		}
+	}
+
+	t.Run("the policy holds without the webhook", func(t *testing.T) {
+		scaleWebhook(t, 0)
+		if out := refused(t, forged(ns), "create", "-f", "-"); !strings.Contains(out, "ValidatingAdmissionPolicy") {
+			t.Errorf("it was not the policy that refused:\n%s", out)
+		}
+	})
+	t.Run("the guide's commands clear finalizers", func(t *testing.T) {
+		// As printed in the guide; the pipe is bash's.
+		cmd := `kubectl get azureassignedidentity -A -o=json | jq '.items[].metadata.finalizers=null' | kubectl apply -f -`
+		r, err := env.Run(t.Context(), stack.Command{Args: []string{"bash", "-c", cmd}})
+		if err != nil || r.Code != 0 || !strings.Contains(r.Output, name+" configured") {
+			t.Fatalf("%v, exit code %d:\n%s", err, r.Code, r.Output)
+		}
+		kubectl(t, "delete", "azureassignedidentity", "--all")
+		// MIC finds the assignment missing and makes it again.
+		waitState(t, ns, "web", "policy", "Assigned")
+	})
+}
+
+// scaleWebhook scales the webhook for the rest of the test and restores it.
+func scaleWebhook(t *testing.T, replicas int) {
+	t.Helper()
+	const deployment = "deployment/aad-pod-identity-webhook"
+	scale := func(ctx context.Context, n int) error {
+		if _, err := env.Kubectl(ctx, "", "scale", deployment, fmt.Sprintf("--replicas=%d", n)); err != nil {
+			return err
+		}
+		_, err := env.Kubectl(ctx, "", "rollout", "status", deployment, "--timeout=80s")
+		return err
+	}
+	t.Cleanup(func() {
+		if err := scale(context.Background(), 2); err != nil {
+			t.Errorf("restoring the webhook: %v", err)
+		}
+	})
+	if err := scale(t.Context(), replicas); err != nil {
+		t.Fatal(err)
+	}
+	if replicas == 0 {
+		eventually(t, "the webhook's pods are gone", func(ctx context.Context) error {
+			out, err := env.Kubectl(ctx, "", "get", "endpointslices", "-l", "kubernetes.io/service-name=aad-pod-identity-webhook",
+				"-o", "jsonpath={.items[*].endpoints[*].addresses}")
+			if err == nil && strings.TrimSpace(out) != "" {
+				err = fmt.Errorf("endpoints %s", out)
+			}
+			return err
+		})
+	}
+}
+
+// TestClusterWithoutWebhook holds the blast radius: pods are created, our own
+// objects are refused with a clear message.
+func TestClusterWithoutWebhook(t *testing.T) {
+	ns := namespace(t)
+	scaleWebhook(t, 0)
+	apply(t, podManifest(ns, "labelled", "x")+podManifest(ns, "plain", ""))
+	id := azureIdentity(t, "nowebhook")
+	if out := refused(t, identityManifest(ns, "x", id), "apply", "-f", "-"); !strings.Contains(out, "failed calling webhook") {
+		t.Errorf("the refusal does not say that the webhook is missing:\n%s", out)
+	}
+}
+
+// TestTagsCatchUp creates the binding after the pod: MIC tags the pod later.
+func TestTagsCatchUp(t *testing.T) {
+	ns := namespace(t)
+	apply(t, podManifest(ns, "early", "late"))
+	id := azureIdentity(t, "late")
+	apply(t, identityManifest(ns, "late", id)+bindingManifest(ns, "late-binding", "late", "late"))
+	waitState(t, ns, "early", "late", "Assigned")
+	eventually(t, "tags", func(ctx context.Context) error {
+		out, err := env.Kubectl(ctx, "", "get", "pod", "-n", ns, "early", "--no-headers", "-L", "aadpodidentity.k8s.io/binding,aadpodidentity.k8s.io/identity")
+		if err == nil && !strings.Contains(out, "late-binding") {
+			err = fmt.Errorf("the pod has no tags: %s", out)
+		}
+		return err
+	})
+}
