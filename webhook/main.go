@@ -5,7 +5,9 @@ package main
 
 import (
 	"context"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
@@ -17,22 +19,27 @@ func main() {
 	os.Exit(run.Main("webhook", command))
 }
 
-// command runs the command that args begin with; without one, the server.
+// commands of the binary; without one, "serve" runs. The others are those of
+// the chart's hooks.
+func commands() map[string]func(ctx context.Context, args []string) error {
+	return map[string]func(ctx context.Context, args []string) error{
+		"serve":     serveCommand,
+		"prepare":   prepare.Command,
+		"uninstall": uninstall.Command,
+		"cleanup":   uninstall.CleanupCommand,
+	}
+}
+
+// command runs the command that args begin with.
 func command(ctx context.Context, args []string) error {
 	name := "serve"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]
 	}
-	switch name {
-	case "serve":
-		return serveCommand(ctx, args)
-	case "prepare":
-		return prepare.Command(ctx, args)
-	case "uninstall":
-		return uninstall.Command(ctx, args)
-	case "cleanup":
-		return uninstall.CleanupCommand(ctx, args)
-	default:
-		return run.Usagef("unknown command %q: there are serve, prepare, uninstall and cleanup", name)
+	all := commands()
+	chosen, ok := all[name]
+	if !ok {
+		return run.Usagef("unknown command %q, must be one of %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
 	}
+	return chosen(ctx, args)
 }
