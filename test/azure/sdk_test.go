@@ -118,6 +118,12 @@ func vmssPatch(kind armcompute.ResourceIdentityType, ids ...string) armcompute.V
 	return armcompute.VirtualMachineScaleSetUpdate{Identity: identity}
 }
 
+// vmPatch is a body that changes a VM without its identities.
+func vmPatch() armcompute.VirtualMachineUpdate {
+	value := "v"
+	return armcompute.VirtualMachineUpdate{Tags: map[string]*string{"k": &value}}
+}
+
 // patchVMSS updates the scale set and waits for the end of the operation.
 func patchVMSS(t *testing.T, c *armcompute.VirtualMachineScaleSetsClient, patch armcompute.VirtualMachineScaleSetUpdate) (armcompute.VirtualMachineScaleSet, error) {
 	t.Helper()
