@@ -147,7 +147,7 @@ func (t *teller) watchAssignment(ctx context.Context) watched {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	out := &watcher{until: "Assigned", done: cancel}
-	_, err := t.stack.Run(ctx, stack.Command{
+	_, runErr := t.stack.Run(ctx, stack.Command{
 		Args:     []string{"kubectl", "get", "azureassignedidentities", "--all-namespaces", "--watch"},
 		Progress: out,
 	})
@@ -155,15 +155,13 @@ func (t *teller) watchAssignment(ctx context.Context) watched {
 	created, assigned := strings.Index(text, "Created"), strings.Index(text, "Assigned")
 	switch {
 	case assigned < 0 && created < 0:
-		err = errors.New("none appeared")
+		return watched{text, firstError(runErr, errors.New("none appeared"))}
 	case assigned < 0:
-		err = errors.New("it stays Created")
+		return watched{text, firstError(runErr, errors.New("it stays Created"))}
 	case created < 0 || created > assigned:
-		err = errors.New("it was never Created")
-	default:
-		err = nil
+		return watched{text, errors.New("it was never Created")}
 	}
-	return watched{text, err}
+	return watched{text, nil} // the watch was ended on purpose
 }
 
 func (t *teller) token(ctx context.Context) {

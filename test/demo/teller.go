@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -59,7 +60,7 @@ func (t *teller) expect(ctx context.Context, what string, args []string, texts .
 func (t *teller) refuse(ctx context.Context, what string, args []string, texts ...string) bool {
 	r, err := t.run(ctx, args...)
 	if err == nil && r.Code == 0 {
-		err = fmt.Errorf("the command succeeded")
+		err = errors.New("the command succeeded")
 	}
 	return t.check(what, firstError(err, missing(r.Output, texts)))
 }
