@@ -1,0 +1,194 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// debianFiles collects the programs, libraries and configuration of installed packages, the
+// shared libraries these load, and the links that update-alternatives made to them.
+func debianFiles(ctx context.Context, packages []string) ([]File, error) {
+	c := &collector{ctx: ctx, files: map[string]File{}}
+	for _, p := range packages {
+		listed, err := output(ctx, "dpkg-query", "--listfiles", p)
+		if err != nil {
+			return nil, fmt.Errorf("listing files of the Debian package %s (is it installed?): %w", p, err)
+		}
+		for line := range strings.Lines(listed) {
+			if file := strings.TrimSpace(line); wanted(file) {
+				if err := c.add(file); err != nil {
+					return nil, fmt.Errorf("package %s: %w", p, err)
+				}
+			}
+		}
+	}
+	if err := c.addAlternatives("/usr/bin", "/usr/sbin"); err != nil {
+		return nil, err
+	}
+	// Merged-/usr systems, and the loader's name compiled into every program, need these.
+	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64"} {
+		if target, err := os.Readlink(dir); err == nil {
+			c.files[dir] = File{Path: dir, Link: target}
+		}
+	}
+	files := make([]File, 0, len(c.files))
+	for _, f := range c.files {
+		files = append(files, f)
+	}
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	return files, nil
+}
+
+// wanted leaves out what only people or a package manager read.
+func wanted(file string) bool {
+	for _, dir := range []string{"/usr/share/doc/", "/usr/share/man/", "/usr/share/locale/", "/usr/share/lintian/", "/usr/share/bug/",
+		"/usr/share/bash-completion/", "/usr/share/info/", "/lib/systemd/", "/usr/lib/systemd/", "/etc/init.d/"} {
+		if strings.HasPrefix(file, dir) {
+			return false
+		}
+	}
+	return true
+}
+
+type collector struct {
+	ctx   context.Context
+	files map[string]File
+}
+
+// add takes a regular file with its libraries, or a link with its target; directories come by themselves.
+func (c *collector) add(file string) error {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(file))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // excluded when the package was installed (dpkg's path-exclude)
+	}
+	if err != nil {
+		return fmt.Errorf("resolving %s: %w", file, err)
+	}
+	real := filepath.Join(dir, filepath.Base(file))
+	info, err := os.Lstat(real)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking at %s: %w", real, err)
+	case info.IsDir():
+		return nil
+	}
+	if _, ok := c.files[real]; ok {
+		return nil
+	}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		target, err := os.Readlink(real)
+		if err != nil {
+			return fmt.Errorf("reading the link %s: %w", real, err)
+		}
+		c.files[real] = File{Path: real, Link: target}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(dir, target)
+		}
+		return c.add(target)
+	}
+	if !info.Mode().IsRegular() {
+		return nil
+	}
+	c.files[real] = File{Path: real, Source: real}
+	return c.addLibraries(real)
+}
+
+// addLibraries adds what the dynamic linker would load for a program or library.
+func (c *collector) addLibraries(file string) error {
+	binary, err := elf.Open(file)
+	if err != nil {
+		if _, ok := errors.AsType[*elf.FormatError](err); ok {
+			return nil // a script or data
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil // too short to be one
+		}
+		return fmt.Errorf("reading %s: %w", file, err)
+	}
+	libraries, err := binary.ImportedLibraries()
+	_ = binary.Close()
+	if err != nil || len(libraries) == 0 {
+		return nil // static, or without a dynamic section
+	}
+	listed, err := output(c.ctx, "ldd", file)
+	if err != nil {
+		return fmt.Errorf("finding the libraries of %s: %w", file, err)
+	}
+	found, err := parseLDD(listed)
+	if err != nil {
+		return fmt.Errorf("finding the libraries of %s: %w", file, err)
+	}
+	for _, library := range found {
+		if err := c.add(library); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseLDD returns the absolute paths in ldd's output; a library that is missing is an error.
+func parseLDD(text string) ([]string, error) {
+	var paths []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if strings.Contains(line, "not found") {
+			return nil, fmt.Errorf("%s", line)
+		}
+		if _, after, ok := strings.Cut(line, "=> "); ok {
+			line = after
+		}
+		if file, _, _ := strings.Cut(line, " "); filepath.IsAbs(file) {
+			paths = append(paths, file)
+		}
+	}
+	return paths, nil
+}
+
+// addAlternatives adds the links in dirs that lead through /etc/alternatives to a collected file,
+// with the final file as their direct target.
+func (c *collector) addAlternatives(dirs ...string) error {
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return fmt.Errorf("listing %s: %w", dir, err)
+		}
+		for _, e := range entries {
+			link := filepath.Join(dir, e.Name())
+			target, err := os.Readlink(link)
+			if err != nil || !strings.HasPrefix(target, "/etc/alternatives/") {
+				continue
+			}
+			next, err := os.Readlink(target)
+			if err != nil {
+				continue // a dangling alternative is nobody's program
+			}
+			if _, ok := c.files[next]; ok {
+				c.files[link] = File{Path: link, Link: next}
+			}
+		}
+	}
+	return nil
+}
+
+func output(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}
