@@ -1,0 +1,405 @@
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+)
+
+// TestMIC runs MIC against a real API server and the Azure emulator.
+func TestMIC(t *testing.T) {
+	c := startCluster(t)
+	for name, run := range map[string]func(*scenario){
+		"a pod gets its identity and gives it back":                          podLifecycle,
+		"an identity stays while another pod of the scale set needs it":      sharedIdentity,
+		"pods of one name in two namespaces are two pods":                    sameNames,
+		"a refused identity holds up nobody and says why":                    refused,
+		"an object deleted by hand is made again":                            deletedByHand,
+		"an object whose finalizer was cleared is made again":                finalizerCleared,
+		"a deleted binding takes identity and tags away":                     bindingDeleted,
+		"another label means another identity":                               labelChanged,
+		"an identity that points elsewhere is reassigned":                    identityChanged,
+		"a finished pod gives its identity back":                             podFinished,
+		"a deleted node releases its objects":                                nodeDeleted,
+		"what happened while no MIC ran is made up for":                      missedDeletion,
+		"what the previous release assigned is removed after its last use":   previousRelease,
+		"a service principal needs no Azure":                                 servicePrincipal,
+		"a pod on a node that is not of Azure waits and says so":             notAzure,
+		"an identity confined to its namespace has its object there":         namespaced,
+		"the uninstall marker takes everything away":                         uninstalled,
+		"a foreign object without a pod is removed":                          orphan,
+		"a long name and a name that another pod has are made unique":        names,
+		"a scale set that is being deleted releases its objects unpatched":   deletingScaleSet,
+		"an assignment that waits for a missing permission says so and ends": forbidden,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := c.scenario(t)
+			run(s)
+		})
+	}
+}
+
+func podLifecycle(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo-binding", "demo", "demo")
+	p := s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-demo=Assigned")
+	s.onPool("demo")
+	s.tags(p, "demo-binding", "demo", "default/demo-binding")
+	s.event("AzureIdentityBinding", "demo-binding", "binding applied", "node node0")
+	s.event("Pod", "app", "binding applied", "default/demo")
+
+	a := s.all()[0]
+	condition := meta.FindStatusCondition(a.Status.Conditions, v1.ConditionAssigned)
+	if condition == nil || condition.Status != metav1.ConditionTrue || condition.Reason != v1.ReasonAssigned {
+		s.t.Errorf("condition %+v", condition)
+	}
+	if a.Labels[v1.NodeNameLabelKey] != "node0" || a.Annotations[v1.PodUIDAnnotationKey] != string(p.UID) ||
+		len(a.Finalizers) != 1 || a.Finalizers[0] != v1.AssignedIdentityFinalizer {
+		s.t.Errorf("metadata %+v", a.ObjectMeta)
+	}
+	s.remove(s.t, p)
+	s.assigned()
+	s.onPool()
+}
+
+func sharedIdentity(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	first := s.pod("default", "first", "node0", "demo")
+	second := s.pod("default", "second", "node1", "demo")
+	s.assigned("default/first-default-demo=Assigned", "default/second-default-demo=Assigned")
+	s.remove(s.t, first)
+	s.assigned("default/second-default-demo=Assigned")
+	s.onPool("demo")
+	s.remove(s.t, second)
+	s.assigned()
+	s.onPool()
+	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 2 {
+		s.t.Errorf("%d PATCHes, want 2", n)
+	}
+}
+
+func sameNames(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	s.pod("default", "app-0", "node0", "demo")
+	p := s.pod("other", "app-0", "node1", "demo")
+	s.assigned("default/app-0-default-demo=Assigned", "default/app-0-other-demo=Assigned")
+	s.remove(s.t, p)
+	s.assigned("default/app-0-default-demo=Assigned")
+	s.onPool("demo")
+}
+
+func refused(s *scenario) {
+	s.identity("default", "good")
+	bad := s.identity("default", "bad")
+	check(s.t, s.azure.DeleteIdentity(bad.Spec.ResourceID))
+	s.bind("default", "good", "good", "demo")
+	s.bind("default", "bad", "bad", "demo")
+	s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-good=Assigned", "default/app-default-bad=Created")
+	s.event("AzureIdentityBinding", "bad", "binding apply error", "FailedIdentityOperation")
+	s.event("Pod", "app", "binding apply error", "FailedIdentityOperation")
+	s.eventually("condition of the refused one", func() string {
+		for _, a := range s.all() {
+			if a.Spec.AzureIdentityRef.Name == "bad" {
+				c := meta.FindStatusCondition(a.Status.Conditions, v1.ConditionAssigned)
+				if c == nil || c.Reason != v1.ReasonAssignmentFailed || !strings.Contains(c.Message, "FailedIdentityOperation") {
+					return fmt.Sprintf("%+v", c)
+				}
+			}
+		}
+		return ""
+	})
+	_, err := s.azure.PutIdentity(azure.Identity{ID: bad.Spec.ResourceID})
+	check(s.t, err)
+	s.assigned("default/app-default-good=Assigned", "default/app-default-bad=Assigned")
+}
+
+func deletedByHand(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-demo=Assigned")
+	old := s.all()[0]
+	s.remove(s.t, &old)
+	s.eventually("a new object", func() string {
+		all := s.all()
+		if len(all) != 1 || all[0].UID == old.UID || all[0].Status.Status != v1.AssignedIDAssigned {
+			return fmt.Sprintf("%d objects", len(all))
+		}
+		return ""
+	})
+	s.onPool("demo")
+	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 1 {
+		s.t.Errorf("%d PATCHes: the identity was taken from a pod that uses it", n)
+	}
+}
+
+func finalizerCleared(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	p := s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-demo=Assigned")
+	s.stop()
+	old := s.all()[0]
+	check(s.t, s.client.Patch(s.t.Context(), &old, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
+	s.remove(s.t, &old)
+	s.startMIC()
+	s.assigned("default/app-default-demo=Assigned")
+	s.remove(s.t, p)
+	s.assigned()
+	s.onPool()
+}
+
+func bindingDeleted(s *scenario) {
+	s.identity("default", "demo")
+	b := s.bind("default", "demo", "demo", "demo")
+	p := s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-demo=Assigned")
+	s.tags(p, "demo", "demo", "default/demo")
+	s.remove(s.t, b)
+	s.assigned()
+	s.onPool()
+	s.tags(p, "", "", "")
+}
+
+func labelChanged(s *scenario) {
+	s.identity("default", "one")
+	s.identity("default", "two")
+	s.bind("default", "one", "one", "one")
+	s.bind("default", "two", "two", "two")
+	p := s.pod("default", "app", "node0", "one")
+	s.assigned("default/app-default-one=Assigned")
+	check(s.t, s.client.Patch(s.t.Context(), p, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"aadpodidbinding":"two"}}}`))))
+	s.assigned("default/app-default-two=Assigned")
+	s.onPool("two")
+	s.tags(p, "two", "two", "default/two")
+	check(s.t, s.client.Patch(s.t.Context(), p, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"aadpodidbinding":null}}}`))))
+	s.assigned()
+	s.onPool()
+}
+
+func identityChanged(s *scenario) {
+	id := s.identity("default", "one")
+	other := s.identity("default", "two")
+	s.bind("default", "one", "one", "one")
+	s.pod("default", "app", "node0", "one")
+	s.assigned("default/app-default-one=Assigned")
+	s.onPool("one")
+	id.Spec = other.Spec
+	check(s.t, s.client.Update(s.t.Context(), id))
+	s.onPool("two")
+	s.assigned("default/app-default-one=Assigned")
+	if got := s.all()[0].Spec.AzureIdentityRef.Spec.ResourceID; got != other.Spec.ResourceID {
+		s.t.Errorf("the object holds %s", got)
+	}
+}
+
+func podFinished(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	p := s.pod("default", "job", "node0", "demo")
+	s.assigned("default/job-default-demo=Assigned")
+	p.Status.Phase = corev1.PodSucceeded
+	check(s.t, s.client.Status().Patch(s.t.Context(), p, client.RawPatch(types.MergePatchType, []byte(`{"status":{"phase":"Succeeded"}}`))))
+	s.assigned()
+	s.onPool()
+}
+
+func nodeDeleted(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	s.pod("default", "first", "node0", "demo")
+	s.pod("default", "second", "node1", "demo")
+	s.assigned("default/first-default-demo=Assigned", "default/second-default-demo=Assigned")
+	s.remove(s.t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node0"}})
+	s.assigned("default/second-default-demo=Assigned")
+	s.onPool("demo")
+	s.remove(s.t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}})
+	s.assigned()
+	s.onPool()
+}
+
+func missedDeletion(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	p := s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-demo=Assigned")
+	s.stop()
+	// Everything that pointed to the identity goes, the object by force.
+	s.remove(s.t, p)
+	a := s.all()[0]
+	check(s.t, s.client.Patch(s.t.Context(), &a, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
+	s.remove(s.t, &a)
+	for _, node := range []string{"node0", "node1"} {
+		s.remove(s.t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
+	}
+	s.startMIC()
+	s.onPool()
+}
+
+func previousRelease(s *scenario) {
+	s.stop()
+	id := s.identity("default", "demo")
+	b := s.bind("default", "demo", "demo", "demo")
+	p := s.pod("default", "app", "node0", "demo")
+	_, err := s.azure.PutCompute(azure.Compute{ID: azure.VMSSID(testSub, testGroup, "pool1"), UserAssigned: []azure.Assignment{{ID: id.Spec.ResourceID}}})
+	check(s.t, err)
+	ref, bound := id.DeepCopy(), b.DeepCopy()
+	ref.TypeMeta = metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentity}
+	bound.TypeMeta = metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentityBinding}
+	s.create(s.t, &v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: "app-default-demo",
+			Labels: map[string]string{v1.NodeNameLabelKey: "node0"}, Finalizers: []string{v1.AssignedIdentityFinalizer},
+		},
+		Spec:   v1.AzureAssignedIdentitySpec{AzureIdentityRef: ref, AzureBindingRef: bound, Pod: "app", PodNamespace: "default", NodeName: "node0"},
+		Status: v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDAssigned, AvailableReplicas: 1},
+	})
+	s.startMIC()
+	s.eventually("the annotation", func() string {
+		if got := s.all()[0].Annotations[v1.PodUIDAnnotationKey]; got != string(p.UID) {
+			return "is " + got
+		}
+		return ""
+	})
+	s.assigned("default/app-default-demo=Assigned")
+	s.remove(s.t, p)
+	s.assigned()
+	s.onPool()
+}
+
+func servicePrincipal(s *scenario) {
+	s.create(s.t, &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "sp"}, Spec: v1.AzureIdentitySpec{
+		Type: v1.ServicePrincipal, TenantID: testSub, ClientID: testSub, ClientPassword: v1.SecretReference{Name: "secret", Namespace: "default"},
+	}})
+	s.bind("default", "sp", "sp", "demo")
+	p := s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-sp=Assigned")
+	s.remove(s.t, p)
+	s.assigned()
+	if calls := s.azure.Calls(azure.CallFilter{Service: azure.ServiceARM}); len(calls) != 0 {
+		s.t.Errorf("%d calls to ARM", len(calls))
+	}
+}
+
+func notAzure(s *scenario) {
+	s.node("kind-worker", "kind://docker/kind/kind-worker")
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	p := s.pod("default", "app", "kind-worker", "demo")
+	s.assigned("default/app-default-demo=Created")
+	s.event("Pod", "app", "binding apply error", "kind://docker")
+	s.remove(s.t, p)
+	s.assigned()
+}
+
+func namespaced(s *scenario) {
+	id := s.identity("other", "demo")
+	id.Annotations = map[string]string{v1.BehaviorAnnotationKey: v1.BehaviorNamespaced}
+	check(s.t, s.client.Update(s.t.Context(), id))
+	s.bind("other", "demo", "demo", "demo")
+	s.pod("default", "outsider", "node0", "demo")
+	s.pod("other", "app", "node0", "demo")
+	s.assigned("other/app-other-demo=Assigned")
+}
+
+func uninstalled(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-demo=Assigned")
+	marker := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: micNamespace, Name: uninstall.Name},
+		Data:       map[string]string{uninstall.PhaseKey: uninstall.PhaseUnassign},
+	}
+	s.create(s.t, marker)
+	s.eventually("MIC's word that it is done", func() string {
+		check(s.t, s.client.Get(s.t.Context(), client.ObjectKeyFromObject(marker), marker))
+		if got := marker.Data[uninstall.MICKey]; got != uninstall.Done {
+			return fmt.Sprintf("says %q", got)
+		}
+		return ""
+	})
+	s.assigned()
+	s.onPool()
+	var ledgers corev1.ConfigMapList
+	check(s.t, s.client.List(s.t.Context(), &ledgers, client.InNamespace(micNamespace), client.MatchingLabels{compute.LedgerLabelKey: "true"}))
+	if len(ledgers.Items) != 0 {
+		s.t.Errorf("%d ledgers are left", len(ledgers.Items))
+	}
+}
+
+func orphan(s *scenario) {
+	id := s.identity("default", "demo")
+	ref := id.DeepCopy()
+	ref.TypeMeta = metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentity}
+	s.create(s.t, &v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "forged", Finalizers: []string{v1.AssignedIdentityFinalizer}},
+		Spec:       v1.AzureAssignedIdentitySpec{AzureIdentityRef: ref, Pod: "nobody", PodNamespace: "default", NodeName: "node0"},
+	})
+	s.assigned()
+	s.onPool()
+}
+
+func names(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	s.pod("default", "app-other", "node0", "demo")
+	s.assigned("default/app-other-default-demo=Assigned")
+	s.create(s.t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other-default"}})
+	p := s.pod("other-default", "app", "node0", "demo")
+	s.eventually("two objects that are Assigned", func() string {
+		all := s.all()
+		for _, a := range all {
+			if a.Status.Status != v1.AssignedIDAssigned {
+				return a.Name + " is " + a.Status.Status
+			}
+		}
+		if len(all) != 2 {
+			return fmt.Sprintf("%d objects", len(all))
+		}
+		return ""
+	})
+	s.remove(s.t, p)
+	s.assigned("default/app-other-default-demo=Assigned")
+}
+
+func deletingScaleSet(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	p := s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-demo=Assigned")
+	check(s.t, s.azure.SetProvisioningState(azure.VMSSID(testSub, testGroup, "pool1"), "Deleting"))
+	s.remove(s.t, p)
+	s.assigned()
+	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 1 {
+		s.t.Errorf("%d PATCHes, want 1", n)
+	}
+}
+
+func forbidden(s *scenario) {
+	fault, err := s.azure.AddFault(azure.Fault{Operation: azure.OpVMSSUpdate, Status: 403, Code: "AuthorizationFailed", Message: "no write on the scale set"})
+	check(s.t, err)
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	s.pod("default", "app", "node0", "demo")
+	s.event("Pod", "app", "binding apply error", "AuthorizationFailed")
+	s.event("AzureIdentityBinding", "demo", "binding apply error", "no write on the scale set")
+	s.assigned("default/app-default-demo=Created")
+	s.azure.RemoveFault(fault.ID)
+	s.assigned("default/app-default-demo=Assigned")
+}
