@@ -221,3 +221,8 @@ matchConditions:
       request.resource.resource != 'azureassignedidentities' ||
       request.userInfo.username != {{ include "aad-pod-identity.mic.username" . | squote }}
 {{- end -}}
+
+{{/* A budget has one of the two; minAvailable wins over a default maxUnavailable. */}}
+{{- define "aad-pod-identity.podDisruptionBudget" -}}
+{{- if hasKey . "minAvailable" }}{{ toYaml (omit . "maxUnavailable") }}{{ else }}{{ toYaml . }}{{ end -}}
+{{- end -}}
