@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"bytes"
 	"net/http"
 	"slices"
 	"strings"
@@ -167,3 +168,19 @@ type lostWriter struct{ header http.Header }
 func (w lostWriter) Header() http.Header         { return w.header }
 func (w lostWriter) Write(p []byte) (int, error) { return len(p), nil }
 func (w lostWriter) WriteHeader(int)             {}
+
+// memoryWriter keeps an answer in memory.
+type memoryWriter struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (w *memoryWriter) Header() http.Header         { return w.header }
+func (w *memoryWriter) Write(p []byte) (int, error) { return w.body.Write(p) }
+func (w *memoryWriter) WriteHeader(status int)      { w.status = status }
+
+func (w *memoryWriter) sendTo(to http.ResponseWriter) {
+	to.WriteHeader(w.status)
+	_, _ = to.Write(w.body.Bytes()) // the client may be gone
+}

@@ -41,17 +41,6 @@ func (t handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// memoryWriter keeps an answer in memory.
-type memoryWriter struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
-}
-
-func (w *memoryWriter) Header() http.Header         { return w.header }
-func (w *memoryWriter) Write(p []byte) (int, error) { return w.body.Write(p) }
-func (w *memoryWriter) WriteHeader(status int)      { w.status = status }
-
 func newInProcessControl(handler http.Handler) *Control {
 	return &Control{base: "http://emulator", client: &http.Client{Transport: handlerTransport{handler}}}
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,7 +73,7 @@ func New(options Options) (*Emulator, error) {
 	}
 	e := &Emulator{
 		options: options, tenant: options.TenantID, reg: newRegistry(), settings: options.Settings,
-		buckets: newBuckets(), base: options.PublicURL, failed: make(chan error, 8),
+		buckets: newBuckets(), failed: make(chan error, 8),
 	}
 	e.alive, e.stop = context.WithCancel(context.Background())
 	e.calls.log = options.Log
@@ -127,15 +129,21 @@ func (e *Emulator) Start(ctx context.Context) error {
 			hosts = append(hosts, host)
 		}
 	}
+	base, err := e.publicBase(listeners[0].Addr().String())
+	if err != nil {
+		closeAll()
+		return err
+	}
+	if u, err := url.Parse(base); err == nil {
+		hosts = append(hosts, u.Hostname())
+	}
 	certificate, err := e.keys.serving(hosts)
 	if err != nil {
 		closeAll()
 		return fmt.Errorf("issuing the serving certificate: %w", err)
 	}
 	e.mu.Lock()
-	if e.base == "" {
-		e.base = "https://" + listeners[0].Addr().String()
-	}
+	e.base = base
 	e.mu.Unlock()
 
 	handler := e.Handler()
@@ -146,6 +154,21 @@ func (e *Emulator) Start(ctx context.Context) error {
 		e.serveOn(ctx, l, handler, nil)
 	}
 	return nil
+}
+
+// publicBase is the URL that names the emulator: the configured one, or the first listen address.
+func (e *Emulator) publicBase(address string) (string, error) {
+	if e.options.PublicURL != "" {
+		return strings.TrimSuffix(e.options.PublicURL, "/"), nil
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", fmt.Errorf("listen address %q: %w", address, err)
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		return "", fmt.Errorf("listening on all addresses (%s) needs a public URL that clients can reach", address)
+	}
+	return "https://" + address, nil
 }
 
 // StartIMDS serves the IMDS of a node at address until ctx or the emulator ends, and returns its URL.
@@ -237,7 +260,10 @@ func (e *Emulator) perform(w http.ResponseWriter, r *http.Request, c Call, laten
 		c.Query = r.URL.RawQuery
 	}
 	c.Source, c.UserAgent, c.ForwardedFor = r.RemoteAddr, r.UserAgent(), r.Header.Get("X-Forwarded-For")
-	cw := &callWriter{ResponseWriter: w, call: &c}
+	// The answer is kept until the call is recorded: a client that has its answer finds its call, and no slow
+	// client holds up a handler.
+	answer := &memoryWriter{header: w.Header(), status: http.StatusOK}
+	cw := &callWriter{ResponseWriter: answer, call: &c}
 	done := func() {
 		c.Duration = Duration(time.Since(c.Time))
 		e.calls.add(c)
@@ -254,6 +280,7 @@ func (e *Emulator) perform(w http.ResponseWriter, r *http.Request, c Call, laten
 			if c.Status == 0 {
 				panic(http.ErrAbortHandler) // net/http's way to cut a connection
 			}
+			answer.sendTo(w)
 			return
 		}
 		if hit.After {
@@ -263,6 +290,7 @@ func (e *Emulator) perform(w http.ResponseWriter, r *http.Request, c Call, laten
 	}
 	handle(cw, r, hit)
 	done()
+	answer.sendTo(w)
 }
 
 // Control returns a client of this emulator's control API that needs no network.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -17,7 +18,7 @@ type Fault struct {
 
 	Service   string `json:"service,omitempty"`
 	Operation string `json:"operation,omitempty"`
-	// Match is a part of path and query, compared without regard to case, to aim at one resource.
+	// Match is a part of path and query (escaped or not), compared without regard to case, to aim at one resource.
 	Match string `json:"match,omitempty"`
 	// BodyMatch is a part of an ARM PATCH's body, likewise.
 	BodyMatch string `json:"bodyMatch,omitempty"`
@@ -108,6 +109,9 @@ func (f *faults) take(c Call) *Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	target := key(c.Path + "?" + c.Query)
+	if plain, err := url.QueryUnescape(c.Query); err == nil {
+		target += "\n" + key(plain)
+	}
 	for i, fault := range f.list {
 		if (fault.Service != "" && fault.Service != c.Service) || (fault.Operation != "" && fault.Operation != c.Operation) ||
 			!strings.Contains(target, key(fault.Match)) || !strings.Contains(key(c.Body), key(fault.BodyMatch)) {

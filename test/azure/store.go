@@ -108,7 +108,7 @@ func (r *registry) restore(s State, tenant string) error {
 	return r.putGroups(s.Groups)
 }
 
-// seed adds what the registry does not have yet. A seed names apps by client ID if it is to be applied twice.
+// seed adds what the registry does not have yet. Apps are found by client ID or, without one, by name.
 func (e *Emulator) seed(s State) error {
 	for _, i := range s.Identities {
 		if _, ok := e.reg.identities[key(i.ID)]; ok {
@@ -127,7 +127,7 @@ func (e *Emulator) seed(s State) error {
 		}
 	}
 	for _, a := range s.Apps {
-		if _, ok := e.reg.apps[key(a.ClientID)]; ok {
+		if e.reg.hasApp(a) {
 			continue
 		}
 		if _, err := e.reg.putApp(a, e.tenant); err != nil {
@@ -144,6 +144,19 @@ func (e *Emulator) seed(s State) error {
 	}
 	e.save()
 	return nil
+}
+
+func (r *registry) hasApp(wanted App) bool {
+	if wanted.ClientID != "" {
+		_, ok := r.apps[key(wanted.ClientID)]
+		return ok
+	}
+	for _, a := range r.apps {
+		if wanted.Name != "" && a.Name == wanted.Name {
+			return true
+		}
+	}
+	return false
 }
 
 // save writes the registry. The caller holds mu, or is alone. A failure is kept for healthz: a request

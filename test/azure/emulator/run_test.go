@@ -170,13 +170,14 @@ func TestRunRefuses(t *testing.T) {
 			[]string{"--listen=x", "--control=y", "--imds=z", "--public-url=http://a/"},
 			[]string{"--listen: address x: missing port", "--control: address y", `--imds: "z": unknown key`, "--public-url: "},
 		},
-		"an IMDS without a resource":     {[]string{"--imds=listen=127.0.0.1:0"}, []string{"want listen=ADDRESS,resource=ID"}},
-		"an IMDS of no machine":          {[]string{"--listen=127.0.0.1:0", "--imds=listen=127.0.0.1:0,resource=/x"}, []string{"IMDS at 127.0.0.1:0: node: "}},
-		"a seed that is missing":         {[]string{"--seed=" + filepath.Join(dir, "nosuch")}, []string{"reading the seed", "no such file"}},
-		"a seed with an unknown field":   {[]string{"--seed=" + file("unknown", `{"vm":[]}`)}, []string{"reading the seed", `unknown field "vm"`}},
-		"a seed with a bad resource":     {[]string{"--seed=" + file("bad", `{"compute":[{"id":"x"}]}`)}, []string{`seed: "x" is not of the form`}},
-		"an address that is not of here": {[]string{"--listen=192.0.2.1:1"}, []string{"listening for ARM and AAD", "192.0.2.1:1"}},
-		"a state directory that is none": {[]string{"--state-dir=" + file("file", "")}, []string{"creating the state directory"}},
+		"an IMDS without a resource":      {[]string{"--imds=listen=127.0.0.1:0"}, []string{"want listen=ADDRESS,resource=ID"}},
+		"an IMDS of no machine":           {[]string{"--listen=127.0.0.1:0", "--imds=listen=127.0.0.1:0,resource=/x"}, []string{"IMDS at 127.0.0.1:0: node: "}},
+		"a seed that is missing":          {[]string{"--seed=" + filepath.Join(dir, "nosuch")}, []string{"reading the seed", "no such file"}},
+		"a seed with an unknown field":    {[]string{"--seed=" + file("unknown", `{"vm":[]}`)}, []string{"reading the seed", `unknown field "vm"`}},
+		"a seed with a bad resource":      {[]string{"--seed=" + file("bad", `{"compute":[{"id":"x"}]}`)}, []string{`seed: "x" is not of the form`}},
+		"all addresses and no public URL": {[]string{"--listen=0.0.0.0:0"}, []string{"needs a public URL"}},
+		"an address that is not of here":  {[]string{"--listen=192.0.2.1:1"}, []string{"listening for ARM and AAD", "192.0.2.1:1"}},
+		"a state directory that is none":  {[]string{"--state-dir=" + file("file", "")}, []string{"creating the state directory"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
