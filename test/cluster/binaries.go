@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"os/exec"
@@ -61,7 +62,7 @@ func parseVersions(mod, sum []byte) (versions, error) {
 	}
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%s\n%s\n%s", mod, sum, v.helm, strings.Join(kubernetesFlags(v.kubernetes), " "))
-	v.modules = fmt.Sprintf("%x", h.Sum(nil))[:8]
+	v.modules = hex.EncodeToString(h.Sum(nil))[:8]
 	return v, nil
 }
 
@@ -73,9 +74,21 @@ func kubernetesFlags(version string) []string {
 	return []string{"-trimpath", "-ldflags", fmt.Sprintf("-s -w -X %[1]s.gitVersion=%s -X %[1]s.gitMajor=%s -X %[1]s.gitMinor=%s", pkg, version, major, minor)}
 }
 
+// portablePrograms run without a node, on any system: what tests against a bare API server and people need.
+var portablePrograms = []string{"kubectl", "etcd", apiServerName, "helm"}
+
+// Binaries builds the programs that need neither root nor Linux (kubectl, etcd, kube-apiserver and helm)
+// unless the cache has them, and returns the directory they are in, which envtest takes as KUBEBUILDER_ASSETS.
+func (c *Cluster) Binaries(ctx context.Context) (string, error) {
+	return c.BinDir(), c.ensureBinaries(ctx, portablePrograms)
+}
+
+// allPrograms are what a cluster with a node consists of.
+var allPrograms = []string{kubeletName, apiServerName, controllerName, schedulerName, proxyName, "kubectl", "etcd", "helm"}
+
 // ensureBinaries builds the binaries that the cache does not have yet. They are built one
 // after the other: a build uses all processors by itself, and the names tell how far it is.
-func (c *Cluster) ensureBinaries(ctx context.Context) error {
+func (c *Cluster) ensureBinaries(ctx context.Context, names []string) error {
 	if err := os.MkdirAll(c.BinDir(), 0o755); err != nil {
 		return fmt.Errorf("creating the binary cache: %w", err)
 	}
@@ -85,31 +98,35 @@ func (c *Cluster) ensureBinaries(ctx context.Context) error {
 	}
 	defer unlock()
 	dir := filepath.Join(c.opts.SourceDir, filepath.FromSlash(kubernetesModule))
-	flags := kubernetesFlags(c.versions.kubernetes)
-	for _, name := range []string{kubeletName, apiServerName, controllerName, schedulerName, proxyName, "kubectl"} {
-		build := append(append([]string{"build"}, flags...), "-o", c.bin(name)+".new", "k8s.io/kubernetes/cmd/"+name)
-		if err := c.ensureBinary(ctx, name, c.versions.kubernetes, dir, build); err != nil {
+	for _, name := range names {
+		var err error
+		switch name {
+		case "helm":
+			err = c.ensureHelm(ctx)
+		case "etcd":
+			err = c.ensureBinary(ctx, name, c.versions.etcd, dir, "-trimpath", "-ldflags", "-s -w", "go.etcd.io/etcd/server/v3")
+		default:
+			err = c.ensureBinary(ctx, name, c.versions.kubernetes, dir, append(kubernetesFlags(c.versions.kubernetes), "k8s.io/kubernetes/cmd/"+name)...)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if err := c.ensureBinary(ctx, "etcd", c.versions.etcd, dir,
-		[]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", c.bin("etcd") + ".new", "go.etcd.io/etcd/server/v3"}); err != nil {
-		return err
-	}
-	return c.ensureHelm(ctx)
+	return nil
 }
 
-// ensureBinary runs a go build that writes <name>.new, and renames the result: a build that was interrupted leaves nothing.
-func (c *Cluster) ensureBinary(ctx context.Context, name, version, dir string, args []string) (err error) {
+// ensureBinary builds under another name and renames the result: a build that was interrupted leaves nothing.
+func (c *Cluster) ensureBinary(ctx context.Context, name, version, dir string, args ...string) (err error) {
 	if fileExists(c.bin(name)) {
 		return nil
 	}
 	done := c.progress.step(fmt.Sprintf("building %s %s", name, version))
 	defer func() { done(err) }()
-	if err := goCommand(ctx, dir, nil, args...); err != nil {
+	staged := c.bin("." + name)
+	if err := goCommand(ctx, dir, nil, append([]string{"build", "-o", staged}, args...)...); err != nil {
 		return fmt.Errorf("building %s: %w", name, err)
 	}
-	if err := os.Rename(c.bin(name)+".new", c.bin(name)); err != nil {
+	if err := os.Rename(staged, c.bin(name)); err != nil {
 		return fmt.Errorf("building %s: %w", name, err)
 	}
 	return nil

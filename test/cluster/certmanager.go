@@ -67,8 +67,7 @@ func (c *Cluster) ensureCertManager(ctx context.Context) (err error) {
 	if err := c.probeCertManager(ctx); err != nil {
 		return fmt.Errorf("issuing a certificate: %w", err)
 	}
-	_, err = writeFile(stamp, []byte(key), 0o644)
-	return err
+	return writeFile(stamp, []byte(key), 0o644)
 }
 
 func (c *Cluster) installCertManager(ctx context.Context, values []byte) (err error) {
@@ -78,7 +77,7 @@ func (c *Cluster) installCertManager(ctx context.Context, values []byte) (err er
 		return err
 	}
 	valuesFile := c.paths.chart("cert-manager-values.json")
-	if _, err := writeFile(valuesFile, values, 0o644); err != nil {
+	if err := writeFile(valuesFile, values, 0o644); err != nil {
 		return err
 	}
 	return c.helm(ctx, "upgrade", "--install", "cert-manager", c.paths.chart("cert-manager"),

@@ -181,7 +181,7 @@ func (c *Cluster) writeConfigs() error {
 		if err != nil {
 			return err
 		}
-		if _, err := writeFile(f.path, content, 0o644); err != nil {
+		if err := writeFile(f.path, content, 0o644); err != nil {
 			return err
 		}
 	}
@@ -224,8 +224,7 @@ func writeKubeconfig(paths layout, user string) error {
 	if err != nil {
 		return fmt.Errorf("encoding the kubeconfig of %s: %w", user, err)
 	}
-	_, err = writeFile(paths.kubeconfig(user), data, 0o600)
-	return err
+	return writeFile(paths.kubeconfig(user), data, 0o600)
 }
 
 func apiURL() string { return fmt.Sprintf("https://%s:%d", nodeIP, apiPort) }

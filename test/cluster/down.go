@@ -52,7 +52,11 @@ func (c *Cluster) Down(ctx context.Context) error {
 // containers, and processes whose pid file was lost.
 func (c *Cluster) killAll(ctx context.Context) error {
 	// The kubelet first, or it would restart containers; it need not be polite, its pods go anyway.
-	for _, name := range componentNames {
+	names, err := c.recordedNames()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
 		grace := time.Duration(0)
 		if name == etcdName || name == containerdName {
 			grace = stopGrace
@@ -70,7 +74,7 @@ func (c *Cluster) killAll(ctx context.Context) error {
 		found := false
 		errs := make(chan error, len(all))
 		for _, info := range all {
-			if !info.belongsTo(c.paths.root) {
+			if !c.owns(info) {
 				continue
 			}
 			found = true

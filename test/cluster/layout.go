@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,7 +26,6 @@ func (l layout) containerdRoot() string        { return filepath.Join(l.root, "c
 func (l layout) containerdState() string       { return filepath.Join(l.root, "containerd", "state") }
 func (l layout) runcState() string             { return filepath.Join(l.root, "containerd", "runc") }
 func (l layout) containerdSocket() string      { return filepath.Join(l.root, "containerd", "c.sock") }
-func (l layout) images() string                { return filepath.Join(l.root, "images.json") }
 func (l layout) chart(name string) string      { return filepath.Join(l.root, "charts", name) }
 
 // make creates the directories that processes expect to find.
@@ -47,15 +47,15 @@ func (l layout) make() error {
 	return nil
 }
 
-// writeFile replaces a file atomically, so that a crash never leaves half of one.
-// It reports whether the content changed.
-func writeFile(path string, data []byte, mode os.FileMode) (bool, error) {
-	if old, err := os.ReadFile(path); err == nil && string(old) == string(data) {
-		return false, nil
+// writeFile replaces a file atomically, so that a crash never leaves half of one;
+// a file that has the content already keeps its time.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
-		return false, fmt.Errorf("writing %s: %w", path, err)
+		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(data)
@@ -69,7 +69,7 @@ func writeFile(path string, data []byte, mode os.FileMode) (bool, error) {
 		err = os.Rename(tmp.Name(), path)
 	}
 	if err != nil {
-		return false, fmt.Errorf("writing %s: %w", path, err)
+		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	return true, nil
+	return nil
 }

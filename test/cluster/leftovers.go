@@ -20,7 +20,7 @@ func (c *Cluster) Leftovers(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	for _, p := range all {
-		if p.belongsTo(c.paths.root) {
+		if c.owns(p) {
 			found = append(found, p.String())
 		}
 	}

@@ -170,11 +170,10 @@ func writeKeyPair(paths layout, name string, der []byte, key *ecdsa.PrivateKey) 
 	if err != nil {
 		return fmt.Errorf("encoding the key %s: %w", name, err)
 	}
-	if _, err := writeFile(paths.pki(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+	if err := writeFile(paths.pki(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
 		return err
 	}
-	_, err = writeFile(paths.pki(name+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
-	return err
+	return writeFile(paths.pki(name+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
 func makeServiceAccountKey(paths layout) error {
@@ -190,9 +189,8 @@ func makeServiceAccountKey(paths layout) error {
 	if err != nil {
 		return fmt.Errorf("encoding the public service account key: %w", err)
 	}
-	if _, err := writeFile(paths.pki("service-account.key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}), 0o600); err != nil {
+	if err := writeFile(paths.pki("service-account.key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}), 0o600); err != nil {
 		return err
 	}
-	_, err = writeFile(paths.pki("service-account.pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o644)
-	return err
+	return writeFile(paths.pki("service-account.pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o644)
 }

@@ -112,7 +112,7 @@ func (c *Cluster) checkConflicts() error {
 	for _, p := range all {
 		switch filepath.Base(p.exe) {
 		case "kubelet", "kube-proxy", "k3s", "k0s", "rke2":
-			if !p.belongsTo(c.paths.root) && inMachineNetwork(p.pid) {
+			if !c.owns(p) && inMachineNetwork(p.pid) {
 				return fmt.Errorf("%w: %s runs already; both would write the same iptables chains. Stop it first", ErrUnsupported, p)
 			}
 		}

@@ -96,13 +96,13 @@ var serverPrograms = map[string]bool{
 	"kube-proxy": true, "kubelet": true, "containerd": true, "containerd-shim-runc-v2": true,
 }
 
-// belongsTo says whether a process is part of the cluster in runDir:
-// one of its servers, or a process in a container of its pods.
-func (p processInfo) belongsTo(runDir string) bool {
+// belongsTo says whether a process is part of the cluster in runDir: one of its servers, a
+// program built into programDir that was given a path below runDir, or a process in a container.
+func (p processInfo) belongsTo(runDir, programDir string) bool {
 	if inCgroup(p.cgroups, cgroupName) {
 		return true
 	}
-	if !serverPrograms[filepath.Base(p.exe)] {
+	if !serverPrograms[filepath.Base(p.exe)] && !strings.HasPrefix(p.exe, programDir+"/") {
 		return false
 	}
 	for _, arg := range p.args {
@@ -112,6 +112,9 @@ func (p processInfo) belongsTo(runDir string) bool {
 	}
 	return false
 }
+
+// owns says whether a process is part of this cluster.
+func (c *Cluster) owns(p processInfo) bool { return p.belongsTo(c.paths.root, c.builder.BinaryDir()) }
 
 // inCgroup reports whether /proc/<pid>/cgroup places a process below the top-level cgroup name.
 func inCgroup(cgroups, name string) bool {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -113,21 +114,21 @@ func (c *Cluster) ensure(ctx context.Context, p process) (started bool, err erro
 		}
 	}
 	// A crash between the start of a process and the writing of its pid file leaves one that no file names.
-	if err := c.killStray(ctx, filepath.Base(p.exe)); err != nil {
+	if err := c.killStray(ctx, p.exe); err != nil {
 		return false, err
 	}
 	return true, c.start(p, want)
 }
 
-func (c *Cluster) killStray(ctx context.Context, program string) error {
+func (c *Cluster) killStray(ctx context.Context, exe string) error {
 	all, err := processes()
 	if err != nil {
 		return err
 	}
 	for _, info := range all {
-		if filepath.Base(info.exe) == program && !inCgroup(info.cgroups, cgroupName) && info.belongsTo(c.paths.root) {
+		if info.exe == exe && !inCgroup(info.cgroups, cgroupName) && c.owns(info) {
 			if err := terminate(ctx, info, stopGrace); err != nil {
-				return fmt.Errorf("stopping a stray %s: %w", program, err)
+				return fmt.Errorf("stopping a stray %s: %w", exe, err)
 			}
 		}
 	}
@@ -141,7 +142,7 @@ func (c *Cluster) start(p process, fingerprint string) error {
 		return fmt.Errorf("opening the log of %s: %w", p.name, err)
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(p.exe, p.args...)
+	cmd := exec.Command(p.exe, p.args...) //nolint:noctx // it must outlive this command
 	cmd.Dir = c.paths.root
 	cmd.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + c.paths.root}, p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -166,14 +167,29 @@ func (c *Cluster) start(p process, fingerprint string) error {
 	if err != nil {
 		return fmt.Errorf("recording the pid of %s: %w", p.name, err)
 	}
-	_, err = writeFile(c.paths.pid(p.name), record, 0o644)
-	return err
+	return writeFile(c.paths.pid(p.name), record, 0o644)
 }
 
 // stopGrace is how long a process may take to end after SIGTERM.
 const stopGrace = 10 * time.Second
 
-// stopped waits for a recorded component to end after asking it to; a component that does not run is fine.
+// recordedNames lists the processes that have a pid file: first the programs of EnsureProgram,
+// then the components in the order in which they are to be stopped.
+func (c *Cluster) recordedNames() ([]string, error) {
+	entries, err := os.ReadDir(c.paths.pid(""))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing pid files: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") && !slices.Contains(componentNames, e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return append(names, componentNames...), nil
+}
+
+// stop waits for a recorded component to end after asking it to; a component that does not run is fine.
 func (c *Cluster) stop(ctx context.Context, component string, grace time.Duration) error {
 	if info, _, ok := c.running(component); ok {
 		if err := terminate(ctx, info, grace); err != nil {

@@ -32,13 +32,3 @@ func (c *Cluster) EnsureProgram(ctx context.Context, p Program) error {
 
 // LogTail returns the last lines that a component or program wrote.
 func (c *Cluster) LogTail(name string) string { return c.logTail(name) }
-
-// Binaries builds what the cache lacks and returns the directory of the built
-// binaries. It starts nothing and needs no root, so tests that only want an API
-// server (KUBEBUILDER_ASSETS) can use it.
-func (c *Cluster) Binaries(ctx context.Context) (string, error) {
-	if err := c.ensureBinaries(ctx); err != nil {
-		return "", err
-	}
-	return c.BinDir(), nil
-}

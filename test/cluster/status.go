@@ -18,7 +18,11 @@ func (c *Cluster) Status(ctx context.Context) error {
 		return err
 	}
 	var down []error
-	for _, name := range componentNames {
+	names, err := c.recordedNames()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
 		if info, _, ok := c.running(name); ok {
 			c.progress.printf("%-24s running, pid %d, log %s", name, info.pid, c.paths.log(name))
 			continue

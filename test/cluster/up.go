@@ -42,7 +42,7 @@ func (c *Cluster) up(ctx context.Context) error {
 	if err := c.installPackages(ctx); err != nil {
 		return err
 	}
-	if err := c.ensureBinaries(ctx); err != nil {
+	if err := c.ensureBinaries(ctx, allPrograms); err != nil {
 		return err
 	}
 	if err := c.prepare(ctx); err != nil {
@@ -152,8 +152,7 @@ func (c *Cluster) record() error {
 	if err != nil {
 		return fmt.Errorf("recording the cluster's settings: %w", err)
 	}
-	_, err = writeFile(c.paths.settings(), append(data, '\n'), 0o644)
-	return err
+	return writeFile(c.paths.settings(), append(data, '\n'), 0o644)
 }
 
 func (c *Cluster) startControlPlane(ctx context.Context) (err error) {

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -92,10 +93,13 @@ func findGroup(groups *[]*group, spec Spec) *group {
 	return g
 }
 
+// BinaryDir is the directory below which binaries are built.
+func (b *Builder) BinaryDir() string { return filepath.Join(b.CacheDir, "images") }
+
 // outputDir is stable, because the go tool does not link again what is already there and up to date.
 func (b *Builder) outputDir(g *group) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d", b.SourceDir, g.moduleDir, g.ldflags, g.variant))
-	return filepath.Join(b.CacheDir, "images", fmt.Sprintf("%x", sum[:6]))
+	return filepath.Join(b.BinaryDir(), hex.EncodeToString(sum[:6]))
 }
 
 func (b *Builder) buildGroup(ctx context.Context, g *group) (err error) {
@@ -150,7 +154,7 @@ func moduleKey(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the module in %s: %w", dir, err)
 	}
-	return fmt.Sprintf("%x", h.Sum(nil)), nil
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func allExist(paths []string) bool {

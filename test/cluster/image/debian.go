@@ -74,25 +74,25 @@ func (c *collector) add(file string) error {
 	if err != nil {
 		return fmt.Errorf("resolving %s: %w", file, err)
 	}
-	real := filepath.Join(dir, filepath.Base(file))
-	info, err := os.Lstat(real)
+	resolved := filepath.Join(dir, filepath.Base(file))
+	info, err := os.Lstat(resolved)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("looking at %s: %w", real, err)
+		return fmt.Errorf("looking at %s: %w", resolved, err)
 	case info.IsDir():
 		return nil
 	}
-	if _, ok := c.files[real]; ok {
+	if _, ok := c.files[resolved]; ok {
 		return nil
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
-		target, err := os.Readlink(real)
+		target, err := os.Readlink(resolved)
 		if err != nil {
-			return fmt.Errorf("reading the link %s: %w", real, err)
+			return fmt.Errorf("reading the link %s: %w", resolved, err)
 		}
-		c.files[real] = File{Path: real, Link: target}
+		c.files[resolved] = File{Path: resolved, Link: target}
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(dir, target)
 		}
@@ -101,8 +101,8 @@ func (c *collector) add(file string) error {
 	if !info.Mode().IsRegular() {
 		return nil
 	}
-	c.files[real] = File{Path: real, Source: real}
-	return c.addLibraries(real)
+	c.files[resolved] = File{Path: resolved, Source: resolved}
+	return c.addLibraries(resolved)
 }
 
 // addLibraries adds what the dynamic linker would load for a program or library.
@@ -117,10 +117,9 @@ func (c *collector) addLibraries(file string) error {
 		}
 		return fmt.Errorf("reading %s: %w", file, err)
 	}
-	libraries, err := binary.ImportedLibraries()
-	_ = binary.Close()
-	if err != nil || len(libraries) == 0 {
-		return nil // static, or without a dynamic section
+	defer func() { _ = binary.Close() }()
+	if libraries, err := binary.ImportedLibraries(); err == nil && len(libraries) == 0 {
+		return nil
 	}
 	listed, err := output(c.ctx, "ldd", file)
 	if err != nil {

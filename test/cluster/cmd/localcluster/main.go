@@ -26,7 +26,7 @@ Runs a real one-node Kubernetes cluster on this machine. Needs root on Linux.
   status          show the processes and the node
   kubeconfig      print the path of the administrator's kubeconfig
   images [name…]  build images of webhook, mic and nmi (default: all three) from this tree and load them
-  binaries        build what is missing and print the directory of the binaries; needs no root
+  binaries        build kubectl, helm, kube-apiserver and etcd if needed and print their directory; needs no root
   leftovers       list what the cluster has on this machine; exit 1 if there is anything
 
 Flags:
@@ -81,13 +81,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	switch command {
-	case "binaries":
-		dir, err := c.Binaries(ctx)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(stdout, dir)
-		return nil
 	case "up":
 		return c.Up(ctx)
 	case "down":
@@ -96,6 +89,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return c.Status(ctx)
 	case "kubeconfig":
 		fmt.Fprintln(stdout, c.Kubeconfig())
+		return nil
+	case "binaries":
+		dir, err := c.Binaries(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(stdout, dir)
 		return nil
 	case "images":
 		specs, err := selectImages(image.Product(repository, tag, ""), rest)
