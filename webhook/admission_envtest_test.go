@@ -1,13 +1,20 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -49,6 +56,13 @@ func TestAdmission(t *testing.T) {
 	s := startAPIServer(t)
 	t.Run("valid manifests are accepted", s.testValid)
 	t.Run("invalid manifests are refused with every finding", s.testInvalid)
+	t.Run("pods are tagged at create", s.testPods)
+	t.Run("a binding without its identity gets a warning", s.testWarnings)
+	t.Run("several objects in one file", s.testSeveralObjects)
+	t.Run("a capitalised spec", s.testTopLevelName)
+	t.Run("objects stored earlier", s.testStoredObjects)
+	t.Run("the commands of the troubleshooting guide", s.testGuideCommands)
+	t.Run("a renewed certificate is served at once", s.testRenewal)
 }
 
 func (s *apiServer) testValid(t *testing.T) {
@@ -145,4 +159,23 @@ func glob(t *testing.T, pattern string) []string {
 		t.Fatalf("no files match %s, %v", pattern, err)
 	}
 	return files
+}
+
+// selfSigned makes a certificate and its key, in PEM.
+func selfSigned(t *testing.T, serial int64) (cert, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	certDER, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certDER}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 }

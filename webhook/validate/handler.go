@@ -40,7 +40,14 @@ type Handler struct {
 
 // Handle implements admission.Handler.
 func (h *Handler) Handle(ctx context.Context, req admission.Request) admission.Response {
-	if req.SubResource != "" || req.Operation != admissionv1.Create && req.Operation != admissionv1.Update {
+	switch req.Operation {
+	case admissionv1.Create, admissionv1.Update:
+	case admissionv1.Delete, admissionv1.Connect:
+		return admission.Allowed("")
+	default:
+		return admission.Errored(http.StatusBadRequest, fmt.Errorf("cannot judge operation %q", req.Operation))
+	}
+	if req.SubResource != "" {
 		return admission.Allowed("")
 	}
 	if req.Kind.Group != v1.GroupName || !h.Rules.Knows(req.Kind.Kind) {
