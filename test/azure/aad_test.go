@@ -54,7 +54,10 @@ func (w *world) verify(t *testing.T, token, audience string) jwt.MapClaims {
 
 func (w *world) getJSON(t *testing.T, path string, into any) {
 	t.Helper()
-	response := must(w.HTTPClient().Get(w.Endpoint() + path))(t)
+	response, err := w.HTTPClient().Get(w.Endpoint() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		t.Fatalf("GET %s: %s", path, response.Status)
@@ -144,7 +147,10 @@ func TestCredentialsOfTheSDK(t *testing.T) {
 // post sends a form to the token endpoint of a protocol version.
 func (w *world) post(t *testing.T, path string, form url.Values) (int, map[string]any) {
 	t.Helper()
-	response := must(w.HTTPClient().PostForm(w.Endpoint()+"/"+path, form))(t)
+	response, err := w.HTTPClient().PostForm(w.Endpoint()+"/"+path, form)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer response.Body.Close()
 	var body map[string]any
 	if err := json.Unmarshal(must(io.ReadAll(response.Body))(t), &body); err != nil {
@@ -271,14 +277,17 @@ func TestARMRefusesAnExpiredToken(t *testing.T) {
 	})
 	r := must(http.NewRequestWithContext(t.Context(), http.MethodGet, w.Endpoint()+w.vm.ID+apiVersion, nil))(t)
 	r.Header.Set("Authorization", "Bearer "+body["access_token"].(string))
-	response := must(w.HTTPClient().Do(r))(t)
-	defer response.Body.Close()
-	var answer map[string]any
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+	response, err := w.HTTPClient().Do(r)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if code, _ := errorOf(answer); response.StatusCode != http.StatusUnauthorized || code != "ExpiredAuthenticationToken" {
-		t.Errorf("got %d %v", response.StatusCode, answer)
+	defer response.Body.Close()
+	var said map[string]any
+	if err := json.NewDecoder(response.Body).Decode(&said); err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := errorOf(said); response.StatusCode != http.StatusUnauthorized || code != "ExpiredAuthenticationToken" {
+		t.Errorf("got %d %v", response.StatusCode, said)
 	}
 }
 
@@ -286,7 +295,10 @@ func TestDiscoveryNamesTheHostThatWasAsked(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, azure.Options{})
 	base := strings.Replace(w.Endpoint(), "127.0.0.1", "localhost", 1)
-	response := must(w.HTTPClient().Get(base + "/" + w.TenantID() + "/v2.0/.well-known/openid-configuration"))(t)
+	response, err := w.HTTPClient().Get(base + "/" + w.TenantID() + "/v2.0/.well-known/openid-configuration")
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer response.Body.Close()
 	var document map[string]any
 	if err := json.NewDecoder(response.Body).Decode(&document); err != nil {

@@ -180,12 +180,12 @@ func (e *Emulator) answerOperation(w http.ResponseWriter, r armRequest) *apiErro
 }
 
 func (e *Emulator) answerMonitor(w http.ResponseWriter, r armRequest, op *Operation) *apiError {
-	switch {
-	case op.Status == statusInProgress:
+	switch op.Status {
+	case statusInProgress:
 		w.Header().Set("Location", e.requestBase(r.Request)+r.URL.RequestURI())
 		w.WriteHeader(http.StatusAccepted)
 		return nil
-	case op.Status == stateFailed:
+	case stateFailed:
 		return &apiError{Status: http.StatusConflict, Code: op.Failure.Code, Message: op.Failure.Message}
 	}
 	c, ok := e.reg.compute[key(op.Resource)]

@@ -120,8 +120,8 @@ func TestFaults(t *testing.T) {
 	fault(azure.Fault{Operation: azure.OpVMSSUpdate, Match: "POOL", BodyMatch: "useridentities/nosuch", Status: 500})
 	fault(azure.Fault{Operation: azure.OpVMSSUpdate, BodyMatch: "USERASSIGNEDIDENTITIES/A", Status: 429, Code: "TooManyRequests", Message: "slow down", RetryAfter: 7, Count: 1})
 	_, err := patchVMSS(t, client, vmssPatch("UserAssigned", a.ID))
-	if response := wantError(t, err, 429, "TooManyRequests", "slow down"); response.RawResponse.Header.Get("Retry-After") != "7" {
-		t.Errorf("headers %v", response.RawResponse.Header)
+	if header := wantError(t, err, 429, "TooManyRequests", "slow down"); header.Get("Retry-After") != "7" {
+		t.Errorf("headers %v", header)
 	}
 	fault(azure.Fault{Service: azure.ServiceARM, Drop: true, Count: 1})
 	if _, err = patchVMSS(t, client, vmssPatch("UserAssigned", a.ID)); err == nil || errors.As(err, new(*azcore.ResponseError)) || assigned() != 0 {

@@ -57,9 +57,9 @@ type Emulator struct {
 
 	servers sync.WaitGroup
 	started bool
-	// alive ends with Close or the context of Start, and every server with it.
-	alive  context.Context
-	stop   context.CancelFunc
+	// done is closed by stop, that is by Close or the end of Start's context; every server ends with it.
+	done   chan struct{}
+	stop   func()
 	failed chan error
 }
 
@@ -75,7 +75,8 @@ func New(options Options) (*Emulator, error) {
 		options: options, tenant: options.TenantID, reg: newRegistry(), settings: options.Settings,
 		buckets: newBuckets(), failed: make(chan error, 8),
 	}
-	e.alive, e.stop = context.WithCancel(context.Background())
+	e.done = make(chan struct{})
+	e.stop = sync.OnceFunc(func() { close(e.done) })
 	e.calls.log = options.Log
 	if err := e.load(); err != nil {
 		return nil, err
@@ -195,7 +196,6 @@ func (e *Emulator) ServeHTTP(ctx context.Context, address string, handler http.H
 // serveOn serves until ctx ends. Requests that are held up by a fault end with it.
 func (e *Emulator) serveOn(ctx context.Context, l net.Listener, handler http.Handler, config *tls.Config) {
 	ctx, cancel := context.WithCancel(ctx)
-	context.AfterFunc(e.alive, cancel)
 	// HTTP/1 only: a dropped answer then cuts the connection, not just a stream of it, and idle connections do not delay the end.
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
@@ -208,8 +208,12 @@ func (e *Emulator) serveOn(ctx context.Context, l net.Listener, handler http.Han
 		ErrorLog:          quietLog,
 	}
 	e.servers.Go(func() {
-		<-ctx.Done()
-		grace, done := context.WithTimeout(context.Background(), 2*time.Second)
+		select {
+		case <-ctx.Done():
+		case <-e.done:
+			cancel()
+		}
+		grace, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer done()
 		if err := server.Shutdown(grace); err != nil {
 			_ = server.Close() // what did not end in time is cut off
@@ -278,14 +282,14 @@ func (e *Emulator) perform(w http.ResponseWriter, r *http.Request, c Call, laten
 		if hit.answer(r.Context(), cw) {
 			done()
 			if c.Status == 0 {
-				panic(http.ErrAbortHandler) // net/http's way to cut a connection
+				panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's own way to cut a connection
 			}
 			answer.sendTo(w)
 			return
 		}
 		if hit.After {
 			done()
-			panic(http.ErrAbortHandler)
+			panic(http.ErrAbortHandler) //nolint:forbidigo // as above
 		}
 	}
 	handle(cw, r, hit)

@@ -81,7 +81,7 @@ func (e *Emulator) EnvironmentFile() []byte {
 }
 
 // AzureConfig says what azure.json should hold. Either ClientID and ClientSecret, or UseManagedIdentity.
-type AzureConfig struct {
+type AzureConfig struct { //nolint:revive // it is the content of the file named azure.json
 	ClientID     string `json:"clientID,omitempty"`
 	ClientSecret string `json:"clientSecret,omitempty"`
 	// TenantID is the emulator's when empty.

@@ -83,21 +83,24 @@ func TestManagedIdentityCredentialOfTheSDK(t *testing.T) {
 }
 
 // ask sends a bare request to an IMDS.
-func ask(t *testing.T, target string, headers ...string) (*http.Response, map[string]any) {
+func ask(t *testing.T, target string, headers ...string) (answer, map[string]any) {
 	t.Helper()
 	r := must(http.NewRequestWithContext(t.Context(), http.MethodGet, target, nil))(t)
 	r.Header.Set("Metadata", "true")
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	response := must(http.DefaultTransport.RoundTrip(r))(t)
+	response, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer response.Body.Close()
 	data := must(io.ReadAll(response.Body))(t)
 	var body map[string]any
 	if err := json.Unmarshal(data, &body); err != nil {
 		t.Fatalf("%s: %q is no JSON object", target, data)
 	}
-	return response, body
+	return answer{response.StatusCode, response.Header}, body
 }
 
 const tokenPath = "/metadata/identity/oauth2/token"
@@ -200,7 +203,10 @@ func TestIMDSLimits(t *testing.T) {
 	go func() {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, imds+query, nil)
 		if err == nil {
-			_, err = http.DefaultTransport.RoundTrip(r)
+			var response *http.Response
+			if response, err = http.DefaultTransport.RoundTrip(r); err == nil {
+				_ = response.Body.Close() // it must not have come
+			}
 		}
 		first <- err
 	}()

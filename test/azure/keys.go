@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -151,7 +152,7 @@ func decodeKeys(data []byte) (*keys, error) {
 		}
 	}
 	if k.caCert == nil || k.caKey == nil || k.signing == nil {
-		return nil, fmt.Errorf("the key file is incomplete")
+		return nil, errors.New("the key file is incomplete")
 	}
 	return withKid(k)
 }

@@ -67,8 +67,8 @@ type Bucket struct {
 	PerSecond float64 `json:"perSecond"`
 }
 
-// AzureThrottle is what ARM documents for one subscription and principal.
-func AzureThrottle() Throttle {
+// DefaultThrottle is what ARM documents for one subscription and principal.
+func DefaultThrottle() Throttle {
 	return Throttle{Reads: Bucket{Size: 250, PerSecond: 25}, Writes: Bucket{Size: 200, PerSecond: 10}}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -97,13 +98,13 @@ func (w *lineWriter) access(quiet bool) func(azure.Call) {
 		return nil
 	}
 	return func(c azure.Call) {
-		detail := ""
+		var detail strings.Builder
 		for _, field := range []struct{ name, value string }{{"error", c.Error}, {"principal", c.Principal}, {"node", c.Node}, {"source", c.Source}} {
 			if field.value != "" {
-				detail += " " + field.name + "=" + field.value
+				detail.WriteString(" " + field.name + "=" + field.value)
 			}
 		}
 		w.printf("%s %s %s %d %s %s %s%s", c.Time.UTC().Format("15:04:05.000"), c.Service, c.Operation, c.Status, c.Method, c.Path,
-			time.Duration(c.Duration).Round(time.Microsecond), detail)
+			time.Duration(c.Duration).Round(time.Microsecond), detail.String())
 	}
 }
