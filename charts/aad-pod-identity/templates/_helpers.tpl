@@ -79,12 +79,12 @@ helm.sh/chart: {{ include "aad-pod-identity.chart" . }}
 
 {{/*
 The image of a component: (dict "root" $ "component" .Values.mic "name" "mic").
-Images of the 1.x releases do not know this chart's flags, so a pinned tag that a
+Images of the 1.8 releases do not know this chart's flags, so a pinned tag that a
 values file carried over is refused here rather than by a crash loop.
 */}}
 {{- define "aad-pod-identity.image" -}}
 {{- $tag := toString (default (printf "v%s" .root.Chart.AppVersion) .component.tag) -}}
-{{- if regexMatch "^v?1\\.[0-9]+\\.[0-9]+" $tag -}}
+{{- if regexMatch "^v?1\\.[0-8]\\." $tag -}}
 {{- fail (printf "%s.tag is %s, an image of the old release, which this chart cannot run: remove %s.tag from your values (with --reuse-values: use --reset-then-reuse-values)" .name $tag .name) -}}
 {{- end -}}
 {{- printf "%s/%s:%s" .root.Values.image.repository .component.image $tag -}}
