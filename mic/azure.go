@@ -17,27 +17,27 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
 
-// azure is MIC's connection to Azure. The budget outlives a change of the
+// azureAccess is MIC's connection to Azure. The budget outlives a change of the
 // configuration: Azure counts calls by principal and subscription.
-type azure struct {
+type azureAccess struct {
 	options *options
 	budget  *arm.Budget
 	metrics *metric.MIC
 	cloud   atomic.Pointer[cloud.Cloud]
 }
 
-func openAzure(o *options) (*azure, error) {
+func openAzure(o *options) (*azureAccess, error) {
 	c, err := cloud.Open(o.cloudOptions())
 	if err != nil {
 		return nil, err
 	}
-	a := &azure{options: o, budget: arm.NewBudget()}
+	a := &azureAccess{options: o, budget: arm.NewBudget()}
 	a.cloud.Store(c)
 	return a, nil
 }
 
 // client returns a client for the configuration as last read.
-func (a *azure) client() *compute.Client {
+func (a *azureAccess) client() *compute.Client {
 	c := a.cloud.Load()
 	options := arm.ClientOptions(c, a.budget, version.UserAgent("mic", a.options.CustomUserAgent))
 	return compute.NewClient(c.Credential, options, func(operation string, took time.Duration, err error) {
@@ -50,7 +50,7 @@ func (a *azure) client() *compute.Client {
 
 // reopen reads azure.json again. One that is wrong, or half written, changes
 // nothing.
-func (a *azure) reopen(ctx context.Context, engine *compute.Engine) {
+func (a *azureAccess) reopen(ctx context.Context, engine *compute.Engine) {
 	log := klog.FromContext(ctx)
 	c, err := cloud.Open(a.options.cloudOptions())
 	if err != nil {
@@ -64,7 +64,7 @@ func (a *azure) reopen(ctx context.Context, engine *compute.Engine) {
 
 // immutable says which identities are never removed: those of the flag, and the
 // cluster's own, by client ID or resource ID.
-func (a *azure) immutable(resourceID, clientID string) bool {
+func (a *azureAccess) immutable(resourceID, clientID string) bool {
 	own := a.cloud.Load().Config.UserAssignedIdentityID
 	if own != "" && (strings.EqualFold(own, clientID) || resourceid.Equal(own, resourceID)) {
 		return true

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
@@ -42,8 +42,9 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	registry := metric.NewRegistry()
-	metrics := metric.NewMIC(registry)
+	// controller-runtime's registry has the metrics of queues, clients, Go and
+	// the process.
+	metrics := metric.NewMIC(ctrlmetrics.Registry)
 	azure.metrics = metrics
 
 	clientset, err := kubernetes.NewForConfig(config)
@@ -73,7 +74,7 @@ func serve(ctx context.Context, o *options) error {
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
-	for _, server := range o.Servers(probes(controllers, lock, o.leaderDuration), prometheus.Gatherers{registry, ctrlmetrics.Registry}) {
+	for _, server := range o.Servers(probes(controllers, lock, o.leaderDuration), ctrlmetrics.Registry) {
 		g.Go(func() error { return server(ctx) })
 	}
 	if o.cloudConfig != "" {
@@ -108,6 +109,9 @@ func kubernetesConfig(o *options) (*rest.Config, error) {
 	} else if config, err = rest.InClusterConfig(); err != nil {
 		return nil, fmt.Errorf("no --kubeconfig, and not in a pod: %w", err)
 	}
+	// Each warning once: that the finalizer's name has no slash is known, and it
+	// cannot change.
+	config.WarningHandlerWithContext = ctrllog.NewKubeAPIWarningLogger(ctrllog.KubeAPIWarningLoggerOptions{Deduplicate: true})
 	config.UserAgent = version.UserAgent("mic", "")
 	config.QPS, config.Burst = o.clientQPS, max(1, int(o.clientQPS))
 	if o.clientQPS == 0 {
@@ -122,7 +126,7 @@ func kubernetesConfig(o *options) (*rest.Config, error) {
 func newLock(config *rest.Config, o *options) (*controller.Lock, error) {
 	config = rest.CopyConfig(config)
 	config.QPS = -1
-	config.WarningHandler = rest.NoWarnings{}
+	config.WarningHandlerWithContext = rest.NoWarnings{}
 	config.Timeout = max(time.Second, o.leaderDuration/4)
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

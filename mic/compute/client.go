@@ -41,7 +41,7 @@ type clients struct {
 // Intervals at which a running operation is polled when ARM does not say:
 // short at first, because an operation may be, then growing.
 const (
-	firstPoll = 250 * time.Millisecond
+	firstPoll = 100 * time.Millisecond
 	lastPoll  = 5 * time.Second
 )
 

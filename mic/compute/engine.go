@@ -142,8 +142,8 @@ func (e *Engine) Adopt(ctx context.Context, target resourceid.Compute, ids []str
 	return e.save(ctx, s, next)
 }
 
-// Targets returns the targets that have a ledger, so on which MIC has something
-// to look after.
+// Targets returns the targets that have a ledger, or may have one, so on which
+// MIC has something to look after.
 func (e *Engine) Targets() []resourceid.Compute {
 	e.mu.Lock()
 	states := maps.Clone(e.targets)
@@ -151,8 +151,8 @@ func (e *Engine) Targets() []resourceid.Compute {
 	var targets []resourceid.Compute
 	for _, s := range states {
 		s.mu.Lock()
-		if s.ledger != nil && !s.ledger.empty() {
-			targets = append(targets, s.ledger.Target)
+		if s.ledger == nil || !s.ledger.empty() {
+			targets = append(targets, s.target)
 		}
 		s.mu.Unlock()
 	}

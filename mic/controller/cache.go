@@ -155,3 +155,16 @@ func one(v string) []string {
 	}
 	return []string{v}
 }
+
+// startInformers makes the caches of all kinds before they are needed, so that
+// the one who becomes leader starts with warm ones.
+func startInformers(ctx context.Context, caches cache.Cache) error {
+	for _, kind := range []client.Object{
+		&corev1.Pod{}, &corev1.Node{}, &corev1.ConfigMap{}, &v1.AzureIdentity{}, &v1.AzureIdentityBinding{}, &v1.AzureAssignedIdentity{},
+	} {
+		if _, err := caches.GetInformer(ctx, kind, cache.BlockUntilSynced(false)); err != nil {
+			return fmt.Errorf("cache of %T: %w", kind, err)
+		}
+	}
+	return nil
+}

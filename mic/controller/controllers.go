@@ -109,6 +109,9 @@ func New(ctx context.Context, config *rest.Config, live client.Client, engine *c
 	if err := addIndexes(ctx, m.GetFieldIndexer()); err != nil {
 		return nil, err
 	}
+	if err := startInformers(ctx, m.GetCache()); err != nil {
+		return nil, err
+	}
 	w := &world{cached: m.GetClient(), live: live, namespace: o.Namespace, forceNamespaced: o.ForceNamespaced}
 	c := &Controllers{Manager: m, start: &start{world: w, engine: engine, metrics: o.Metrics, done: make(chan struct{})}}
 	if err := m.Add(c.start); err != nil {
@@ -201,7 +204,7 @@ func limiter[T comparable]() workqueue.TypedRateLimiter[T] {
 func ledgers(engine *compute.Engine, s *start) source.TypedSource[place] {
 	return source.TypedFunc[place](func(ctx context.Context, q workqueue.TypedRateLimitingInterface[place]) error {
 		go func() {
-			if s.wait(ctx) != nil {
+			if !s.wait(ctx) {
 				return
 			}
 			for _, t := range engine.Targets() {

@@ -32,8 +32,8 @@ type podReconciler struct {
 // Reconcile implements reconcile.Reconciler. A request with an empty name is
 // for assigned identities without a pod, which only damaged objects are.
 func (r *podReconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	if err := r.start.wait(ctx); err != nil {
-		return reconcile.Result{}, err
+	if !r.start.wait(ctx) {
+		return reconcile.Result{}, nil
 	}
 	uninstalling, err := r.world.uninstalling(ctx)
 	if err != nil {

@@ -35,11 +35,11 @@ func (s *start) Start(ctx context.Context) error {
 	s.metrics.NewLeaderElections.Inc()
 	backoff := wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.2, Steps: 1 << 20, Cap: 30 * time.Second}
 	err := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
-		if err := s.prepare(ctx); err != nil {
+		err := s.prepare(ctx)
+		if err != nil && ctx.Err() == nil {
 			log.Error(err, "Cannot start to work yet")
-			return false, nil
 		}
-		return true, nil
+		return err == nil, nil
 	})
 	if err != nil {
 		return nil // ctx ended
@@ -108,12 +108,12 @@ func (s *start) working() bool {
 	}
 }
 
-// wait blocks until the leader may work.
-func (s *start) wait(ctx context.Context) error {
+// wait blocks until the leader may work. It reports false if ctx ends first.
+func (s *start) wait(ctx context.Context) bool {
 	select {
 	case <-s.done:
-		return nil
+		return true
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return false
 	}
 }

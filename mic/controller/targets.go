@@ -49,8 +49,8 @@ type targetReconciler struct {
 
 // Reconcile implements reconcile.TypedReconciler.
 func (r *targetReconciler) Reconcile(ctx context.Context, p place) (reconcile.Result, error) {
-	if err := r.start.wait(ctx); err != nil {
-		return reconcile.Result{}, err
+	if !r.start.wait(ctx) {
+		return reconcile.Result{}, nil
 	}
 	if p.target == "" {
 		return reconcile.Result{}, r.withoutTarget(ctx, p.node)

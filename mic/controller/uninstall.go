@@ -32,8 +32,8 @@ const progressInterval = time.Second
 
 // Reconcile implements reconcile.Reconciler.
 func (r *uninstallReconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	if err := r.start.wait(ctx); err != nil {
-		return reconcile.Result{}, err
+	if !r.start.wait(ctx) {
+		return reconcile.Result{}, nil
 	}
 	var marker corev1.ConfigMap
 	if err := r.world.cached.Get(ctx, request.NamespacedName, &marker); err != nil {
