@@ -53,11 +53,13 @@ func TestManagedIdentityCredentialOfTheSDK(t *testing.T) {
 	w := newWorld(t, azure.Options{})
 	a := w.identity(t, "a")
 	imds := w.imds(t, azure.InstanceID(w.vmss.ID, "3"))
+	// MSAL keeps one token cache for the whole process, so a resource of this run's own.
+	resource := "https://" + w.TenantID() + ".vault.invalid"
 	token := func(id azidentity.ManagedIDKind) (azcore.AccessToken, error) {
 		c := must(azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
 			ID: id, ClientOptions: azcore.ClientOptions{Transport: linkLocal{imds}, Retry: policy.RetryOptions{MaxRetries: -1}},
 		}))(t)
-		return c.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{"https://vault.azure.net/.default"}})
+		return c.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{resource + "/.default"}})
 	}
 	if _, err := token(azidentity.ClientID(a.ClientID)); err == nil || !strings.Contains(err.Error(), "Identity not found") {
 		t.Fatalf("before the assignment: %v", err)
@@ -71,7 +73,7 @@ func TestManagedIdentityCredentialOfTheSDK(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		claims := w.verify(t, got.Token, "https://vault.azure.net")
+		claims := w.verify(t, got.Token, resource)
 		if claims["appid"] != a.ClientID || claims["oid"] != a.PrincipalID || claims["xms_mirid"] != a.ID {
 			t.Errorf("%s: claims %v", name, claims)
 		}
