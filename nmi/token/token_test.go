@@ -1,0 +1,93 @@
+package token
+
+import (
+	"encoding/json"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestTokenIsAllStrings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := Token{
+			AccessToken: "ey", Resource: "https://vault.azure.net", TokenType: "Bearer", ClientID: "c", NotBefore: "946684800",
+			ExpiresOn: time.Now().Add(90 * time.Minute), RefreshIn: time.Hour,
+		}
+		time.Sleep(30 * time.Minute) // it was in the cache
+		data, err := json.Marshal(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got map[string]string // numbers would not decode
+		if err := json.Unmarshal(data, &got); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{
+			"access_token": "ey", "client_id": "c", "expires_in": "3600", "expires_on": "946690200", "not_before": "946684800",
+			"refresh_token": "", "resource": "https://vault.azure.net", "token_type": "Bearer",
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("token (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestReadingTokens(t *testing.T) {
+	tests := map[string]struct {
+		body    string
+		want    time.Duration // until it expires
+		wantErr bool
+	}{
+		"strings, as IMDS writes":       {body: `{"access_token":"a","expires_on":"946688400","expires_in":"1"}`, want: time.Hour},
+		"numbers, as imitations write":  {body: `{"access_token":"a","expires_on":946688400}`, want: time.Hour},
+		"only expires_in":               {body: `{"access_token":"a","expires_in":"60"}`, want: time.Minute},
+		"a date, as some endpoints say": {body: `{"access_token":"a","expires_on":"1/1/2000 1:00:00 AM","expires_in":"60"}`, want: time.Minute},
+		"no expiry":                     {body: `{"access_token":"a"}`, wantErr: true},
+		"no token":                      {body: `{"expires_in":"60"}`, wantErr: true},
+		"not an object":                 {body: `"token"`, wantErr: true},
+		"a list for a string":           {body: `{"access_token":["a"],"expires_in":"60"}`, wantErr: true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // time is 2000-01-01
+				var tok Token
+				err := json.Unmarshal([]byte(tc.body), &tok)
+				if (err != nil) != tc.wantErr {
+					t.Fatalf("error %v", err)
+				}
+				if err == nil && time.Until(tok.ExpiresOn) != tc.want {
+					t.Errorf("expires in %v, want %v", time.Until(tok.ExpiresOn), tc.want)
+				}
+			})
+		})
+	}
+}
+
+func TestKey(t *testing.T) {
+	base := Request{ClientID: "ABC", Resource: "https://r"}
+	same := map[string]Request{
+		"client ID in another case":                       {ClientID: "abc", Resource: "https://r"},
+		"the resource ID does not matter beside a client": {ClientID: "abc", ResourceID: "/x", Resource: "https://r"},
+	}
+	for name, r := range same {
+		if r.Key() != base.Key() {
+			t.Errorf("%s: another key", name)
+		}
+	}
+	other := map[string]Request{
+		"another resource":               {ClientID: "abc", Resource: "https://r/"},
+		"another client":                 {ClientID: "abd", Resource: "https://r"},
+		"another tenant":                 {ClientID: "abc", Resource: "https://r", TenantID: "t"},
+		"a resource ID like a client ID": {ResourceID: "abc", Resource: "https://r"},
+	}
+	for name, r := range other {
+		if r.Key() == base.Key() {
+			t.Errorf("%s: the same key", name)
+		}
+	}
+	if (Request{ResourceID: "/a/resourceGroups/B"}).Key() != (Request{ResourceID: "/A/resourcegroups/b"}).Key() {
+		t.Error("resource IDs are compared by case")
+	}
+}
