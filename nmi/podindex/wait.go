@@ -83,6 +83,13 @@ func (x *Index) Changed(pod types.NamespacedName) <-chan struct{} {
 	return s.wait()
 }
 
+// Waiters is the number of pods whose change someone waits for.
+func (x *Index) Waiters() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return len(x.changed)
+}
+
 func (x *Index) podChanged(pod types.NamespacedName) {
 	x.podsChanged.fire()
 	x.assignedChanged(pod)
