@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect/redirecttest"
 )
 
 var guideTarget = Target{
@@ -17,7 +19,7 @@ var guideTarget = Target{
 const (
 	guideRule  = "! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.240.0.34:2579"
 	staleRule  = "! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579"
-	kubeRule   = "-m comment --comment kube -j KUBE-SERVICES"
+	kubeRule   = redirecttest.KubeRule
 	jumpRule   = "-j aad-metadata"
 	standRule  = "-d 169.254.169.254/32 -j aad-metadata"
 	returnRule = "-j RETURN"
@@ -51,19 +53,12 @@ var starts = map[string]struct{ prerouting, ours []string }{
 	"killed while the jump was moved, after":      {prerouting: []string{jumpRule, standRule, kubeRule}, ours: []string{guideRule, returnRule}},
 }
 
-func (f *fakeTables) start(prerouting, ours []string) {
-	f.chains[hook] = append([]string(nil), prerouting...)
-	if ours != nil {
-		f.chains[chain] = append([]string{}, ours...)
-	}
-}
-
 func TestEnsure(t *testing.T) {
 	for name, tc := range starts {
 		t.Run(name, func(t *testing.T) {
-			f := newFakeTables()
-			f.start(tc.prerouting, tc.ours)
-			before := cmp.Equal(wanted, f.dump())
+			f := redirecttest.NewTables()
+			f.Set(tc.prerouting, tc.ours)
+			before := cmp.Equal(wanted, f.Rules())
 
 			changed, err := Ensure(f, guideTarget)
 			if err != nil {
@@ -72,7 +67,7 @@ func TestEnsure(t *testing.T) {
 			if changed == before {
 				t.Errorf("changed = %v", changed)
 			}
-			if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+			if diff := cmp.Diff(wanted, f.Rules()); diff != "" {
 				t.Errorf("rules (-want +got):\n%s", diff)
 			}
 			if changed, err := Ensure(f, guideTarget); changed || err != nil {
@@ -87,16 +82,16 @@ func TestEnsure(t *testing.T) {
 func TestEnsureOpensNoGap(t *testing.T) {
 	for name, tc := range starts {
 		t.Run(name, func(t *testing.T) {
-			f := newFakeTables()
-			f.start(tc.prerouting, tc.ours)
-			if !f.redirects("10.240.0.34:2579") && !f.redirects("127.0.0.1:2579") {
+			f := redirecttest.NewTables()
+			f.Set(tc.prerouting, tc.ours)
+			if !f.Redirects("10.240.0.34:2579") && !f.Redirects("127.0.0.1:2579") {
 				t.Skip("nothing is redirected to begin with")
 			}
-			f.inspect = func() {
-				if !f.redirects("10.240.0.34:2579") && !f.redirects("127.0.0.1:2579") {
-					t.Errorf("a gap:\n%s", strings.Join(f.rules(), "\n"))
+			f.Inspect([]string{"10.240.0.34:2579", "127.0.0.1:2579"}, func(redirected bool) {
+				if !redirected {
+					t.Error("a gap")
 				}
-			}
+			})
 			if _, err := Ensure(f, guideTarget); err != nil {
 				t.Fatal(err)
 			}
@@ -110,17 +105,17 @@ func TestEnsureSurvivesAnyFailure(t *testing.T) {
 	for name, tc := range starts {
 		t.Run(name, func(t *testing.T) {
 			for nth := 1; ; nth++ {
-				f := newFakeTables()
-				f.start(tc.prerouting, tc.ours)
+				f := redirecttest.NewTables()
+				f.Set(tc.prerouting, tc.ours)
 				n, boom := 0, errors.New("boom")
-				f.fail = func(string) error {
+				f.Fail(func(string) error {
 					if n++; n == nth {
 						return boom
 					}
 					return nil
-				}
+				})
 				_, err := Ensure(f, guideTarget)
-				f.fail = nil
+				f.Fail(nil)
 				if err == nil {
 					break // fewer commands than nth
 				}
@@ -130,7 +125,7 @@ func TestEnsureSurvivesAnyFailure(t *testing.T) {
 				if _, err := Ensure(f, guideTarget); err != nil {
 					t.Fatalf("after command %d failed: %v", nth, err)
 				}
-				if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+				if diff := cmp.Diff(wanted, f.Rules()); diff != "" {
 					t.Errorf("after command %d failed (-want +got):\n%s", nth, diff)
 				}
 			}
@@ -141,17 +136,17 @@ func TestEnsureSurvivesAnyFailure(t *testing.T) {
 func TestRemove(t *testing.T) {
 	for name, tc := range starts {
 		t.Run(name, func(t *testing.T) {
-			f := newFakeTables()
-			f.start(tc.prerouting, tc.ours)
+			f := redirecttest.NewTables()
+			f.Set(tc.prerouting, tc.ours)
 			removed, err := Remove(f, guideTarget)
 			if err != nil || removed != (tc.ours != nil) {
 				t.Fatalf("removed %v, error %v", removed, err)
 			}
-			if diff := cmp.Diff([]string{"-A PREROUTING " + kubeRule}, f.dump()); diff != "" {
+			if diff := cmp.Diff([]string{"-A PREROUTING " + kubeRule}, f.Rules()); diff != "" {
 				t.Errorf("rules (-want +got):\n%s", diff)
 			}
-			if _, ok := f.chains[chain]; ok {
-				t.Error("the chain is left")
+			if exists, err := f.ChainExists(table, chain); exists || err != nil {
+				t.Errorf("the chain is left: %v, %v", exists, err)
 			}
 			if removed, err := Remove(f, guideTarget); removed || err != nil {
 				t.Errorf("a second run: removed %v, error %v", removed, err)
@@ -163,7 +158,7 @@ func TestRemove(t *testing.T) {
 func TestEnsureRefusesIPv6(t *testing.T) {
 	target := guideTarget
 	target.NMI = netip.MustParseAddrPort("[fd00::1]:2579")
-	if _, err := Ensure(newFakeTables(), target); err == nil {
+	if _, err := Ensure(redirecttest.NewTables(), target); err == nil {
 		t.Error("no error")
 	}
 }

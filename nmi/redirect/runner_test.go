@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect/redirecttest"
 )
 
 // start runs a runner in a bubble of fake time until the test ends.
@@ -26,7 +28,7 @@ func start(t *testing.T, r *Runner) {
 
 func TestRunnerRepairsWithinTheInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeTables()
+		f := redirecttest.NewTables()
 		r := NewRunner(f, guideTarget, time.Minute, nil)
 		if r.Active() || r.Ready(t.Context()) == nil {
 			t.Error("active or ready before the first run")
@@ -35,12 +37,10 @@ func TestRunnerRepairsWithinTheInterval(t *testing.T) {
 		if !r.Active() || r.Ready(t.Context()) != nil || r.Live(t.Context()) != nil {
 			t.Error("not active, ready and live with the redirect in place")
 		}
-		f.mu.Lock()
-		f.chains[hook], f.chains[chain] = []string{kubeRule}, nil
-		f.mu.Unlock()
+		f.Set([]string{kubeRule}, []string{})
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+		if diff := cmp.Diff(wanted, f.Rules()); diff != "" {
 			t.Errorf("rules (-want +got):\n%s", diff)
 		}
 	})
@@ -48,13 +48,9 @@ func TestRunnerRepairsWithinTheInterval(t *testing.T) {
 
 func TestRunnerTellsTheTruth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeTables()
+		f := redirecttest.NewTables()
 		busy := errors.New("xtables lock held")
-		set := func(err error) {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.fail = func(string) error { return err }
-		}
+		set := func(err error) { f.Fail(func(string) error { return err }) }
 		set(busy)
 		first := 0
 		r := NewRunner(f, guideTarget, time.Minute, func(context.Context) { first++ })
@@ -86,14 +82,14 @@ func TestRunnerTellsTheTruth(t *testing.T) {
 
 func TestRunnerLeavesTheRedirectWhenItEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeTables()
+		f := redirecttest.NewTables()
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- NewRunner(f, guideTarget, time.Minute, nil).Run(ctx) }()
 		synctest.Wait()
 		cancel()
 		<-done
-		if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+		if diff := cmp.Diff(wanted, f.Rules()); diff != "" {
 			t.Errorf("rules (-want +got):\n%s", diff)
 		}
 	})
@@ -101,7 +97,7 @@ func TestRunnerLeavesTheRedirectWhenItEnds(t *testing.T) {
 
 func TestRunnerRemovesAndBringsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeTables()
+		f := redirecttest.NewTables()
 		r := NewRunner(f, guideTarget, time.Minute, nil)
 		start(t, r)
 		r.SetRemoval(true)
@@ -110,7 +106,7 @@ func TestRunnerRemovesAndBringsBack(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute) // and it is not repaired
 		synctest.Wait()
-		if diff := cmp.Diff([]string{"-A PREROUTING " + kubeRule}, f.dump()); diff != "" {
+		if diff := cmp.Diff([]string{"-A PREROUTING " + kubeRule}, f.Rules()); diff != "" {
 			t.Errorf("rules (-want +got):\n%s", diff)
 		}
 		if r.Active() || r.Ready(t.Context()) == nil {
@@ -118,7 +114,7 @@ func TestRunnerRemovesAndBringsBack(t *testing.T) {
 		}
 		r.SetRemoval(false) // the uninstall was given up
 		synctest.Wait()
-		if diff := cmp.Diff(wanted, f.dump()); diff != "" {
+		if diff := cmp.Diff(wanted, f.Rules()); diff != "" {
 			t.Errorf("rules (-want +got):\n%s", diff)
 		}
 	})
@@ -126,18 +122,16 @@ func TestRunnerRemovesAndBringsBack(t *testing.T) {
 
 func TestWaitRemovedSaysWhatIsWrong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeTables()
+		f := redirecttest.NewTables()
 		r := NewRunner(f, guideTarget, time.Minute, nil)
 		start(t, r)
 		busy := errors.New("device or resource busy")
-		f.mu.Lock()
-		f.fail = func(op string) error {
+		f.Fail(func(op string) error {
 			if op == "clear" {
 				return busy
 			}
 			return nil
-		}
-		f.mu.Unlock()
+		})
 		r.SetRemoval(true)
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
