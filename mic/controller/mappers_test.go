@@ -1,0 +1,134 @@
+package controller
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
+)
+
+func tagsOfWant(b, i, all string) binding.Tags {
+	return binding.Tags{Binding: b, Identity: i, Bindings: all}
+}
+
+// indexed is a client with the indexes of the caches.
+func indexed(t *testing.T, objects ...client.Object) client.Client {
+	t.Helper()
+	scheme, err := Scheme()
+	check(t, err)
+	b := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
+	check(t, addIndexes(t.Context(), builderIndexer{b}))
+	return b.Build()
+}
+
+type builderIndexer struct{ builder *fake.ClientBuilder }
+
+func (i builderIndexer) IndexField(_ context.Context, o client.Object, field string, value client.IndexerFunc) error {
+	i.builder.WithIndex(o, field, value)
+	return nil
+}
+
+func TestAnInvalidIdentityIsLoggedInTheGuidesWords(t *testing.T) {
+	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+	ctx := klog.NewContext(t.Context(), logger)
+	events := record.NewFakeRecorder(1)
+	m := &mappers{world: &world{cached: indexed(t)}, events: recorded(events)}
+	m.podsOfIdentity(ctx, &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"}})
+	text := logger.GetSink().(ktesting.Underlier).GetBuffer().String()
+	const want = `Ignoring azure identity default/demo, error: Invalid resource id: "", must match /subscriptions/<subid>/resourcegroups/<resourcegroup>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>`
+	// klog quotes the message, so its quotes are escaped.
+	if unquoted := strings.ReplaceAll(text, `\"`, `"`); !strings.Contains(unquoted, want) {
+		t.Errorf("log: %s", text)
+	}
+	if e := <-events.Events; !strings.Contains(e, "Invalid resource id") {
+		t.Errorf("event: %s", e)
+	}
+}
+
+func TestMappers(t *testing.T) {
+	pod := func(namespace, name, label, node string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{v1.BindingLabelKey: label}},
+			Spec:       corev1.PodSpec{NodeName: node},
+		}
+	}
+	bound := func(namespace, name, identity, selector string) *v1.AzureIdentityBinding {
+		return &v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: identity, Selector: selector}}
+	}
+	node := func(name, id string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{ProviderID: id}}
+	}
+	const pool = "azure:///subscriptions/S/resourceGroups/RG/providers/Microsoft.Compute/virtualMachineScaleSets/Pool/virtualMachines/"
+	const poolKey = "/subscriptions/s/resourcegroups/rg/providers/microsoft.compute/virtualmachinescalesets/pool"
+	c := indexed(t,
+		pod("a", "one", "x", "n0"), pod("b", "two", "x", "n1"), pod("a", "three", "y", "n1"), pod("a", "four", "", "n1"),
+		bound("a", "b1", "id", "x"), bound("a", "b2", "id", "y"), bound("b", "b3", "id", "z"),
+		node("n0", pool+"0"), node("n1", strings.ToLower(pool)+"1"), node("n2", ""),
+	)
+	m := &mappers{world: &world{cached: c}}
+	ctx := t.Context()
+	for name, test := range map[string]struct{ got, want int }{
+		"pods of a binding":                  {len(m.podsOfBinding(ctx, bound("a", "b1", "id", "x"))), 2},
+		"pods of a binding without one":      {len(m.podsOfBinding(ctx, bound("a", "b1", "id", ""))), 0},
+		"pods of an identity":                {len(m.podsOfIdentity(ctx, &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "id"}, Spec: v1.AzureIdentitySpec{Type: 1}})), 3},
+		"pods of an identity nobody uses":    {len(m.podsOfIdentity(ctx, &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "c", Name: "id"}, Spec: v1.AzureIdentitySpec{Type: 1}})), 0},
+		"pods of a node":                     {len(m.podsOfNode(ctx, node("n1", ""))), 3},
+		"all pods, for the uninstall":        {len(m.podsOfMarker(ctx, &corev1.ConfigMap{})), 4},
+		"all places, one node without VM":    {len(m.placesOfMarker(ctx, &corev1.ConfigMap{})), 5},
+		"place and target of a node":         {len(m.placeOfNode(ctx, node("n0", pool+"0"))), 2},
+		"place of a node that is no Azure's": {len(m.placeOfNode(ctx, node("n2", "kind://x"))), 1},
+	} {
+		if test.got != test.want {
+			t.Errorf("%s: %d, want %d", name, test.got, test.want)
+		}
+	}
+	for node, want := range map[string]place{"n0": {target: poolKey}, "n1": {target: poolKey}, "n2": {node: "n2"}, "n3": {node: "n3"}} {
+		got := m.placeOfAssigned(ctx, &v1.AzureAssignedIdentity{Spec: v1.AzureAssignedIdentitySpec{NodeName: node}})
+		if len(got) != 1 || got[0] != want {
+			t.Errorf("place of %s: %v, want %v", node, got, want)
+		}
+	}
+}
+
+func TestCachesKeepWhatIsReadOnly(t *testing.T) {
+	now := metav1.Now()
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "a", Name: "p", UID: "u", ResourceVersion: "1", DeletionTimestamp: &now,
+			Labels:        map[string]string{v1.BindingLabelKey: "x", v1.PodBindingLabelKey: "b", "app": "z"},
+			Annotations:   map[string]string{v1.PodBindingsAnnotationKey: "a/b", "big": "value"},
+			ManagedFields: []metav1.ManagedFieldsEntry{{}},
+		},
+		Spec:   corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1"},
+	}
+	o, err := reducePod(p)
+	check(t, err)
+	got := o.(*corev1.Pod)
+	if podChangeMatters(p, got) || got.Namespace != "a" || got.Name != "p" || got.ResourceVersion != "1" || got.DeletionTimestamp == nil {
+		t.Errorf("the reduced pod lacks what decisions need: %+v", got)
+	}
+	if len(got.Labels) != 2 || len(got.Annotations) != 1 || len(got.Spec.Containers) != 0 || got.Status.PodIP != "" || got.ManagedFields != nil {
+		t.Errorf("the reduced pod holds more than that: %+v", got)
+	}
+	o, err = reduceNode(&corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "u", Annotations: map[string]string{"a": "b"}},
+		Spec:       corev1.NodeSpec{ProviderID: "azure:///x", PodCIDR: "10.0.0.0/24"}, Status: corev1.NodeStatus{Images: []corev1.ContainerImage{{}}},
+	})
+	check(t, err)
+	if n := o.(*corev1.Node); n.Name != "n" || n.Spec.ProviderID != "azure:///x" || n.Annotations != nil || n.Spec.PodCIDR != "" || n.Status.Images != nil {
+		t.Errorf("reduced node: %+v", n)
+	}
+}
+
+func recorded(r record.EventRecorder) events { return events{r} }
