@@ -118,7 +118,7 @@ func New(ctx context.Context, config *rest.Config, live client.Client, engine *c
 		return nil, fmt.Errorf("manager: %w", err)
 	}
 	ev := events{o.Recorder}
-	maps := &mappers{world: w, events: ev}
+	maps := &mappers{world: w, events: ev, complain: klog.Errorf}
 	pods := &podReconciler{world: w, writer: m.GetClient(), events: ev, metrics: o.Metrics, start: c.start}
 	targets := &targetReconciler{
 		world: w, engine: engine, events: ev, metrics: o.Metrics, start: c.start,

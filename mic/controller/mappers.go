@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
 )
 
@@ -23,6 +22,10 @@ import (
 type mappers struct {
 	world  *world
 	events events
+	// complain logs an error verbatim, klog.Errorf outside tests: people look for
+	// the line of the troubleshooting guide, in which structured logging would
+	// escape the quotes.
+	complain func(format string, a ...any)
 }
 
 func (m *mappers) failed(ctx context.Context, err error) {
@@ -59,7 +62,7 @@ func (m *mappers) podsOfBinding(ctx context.Context, b *v1.AzureIdentityBinding)
 // it says that an identity is invalid: here each is seen once for each change.
 func (m *mappers) podsOfIdentity(ctx context.Context, id *v1.AzureIdentity) []reconcile.Request {
 	if err := validation.StoredIdentity(id); err != nil && id.DeletionTimestamp.IsZero() {
-		klog.FromContext(ctx).Error(nil, "Ignoring azure identity "+id.Namespace+"/"+id.Name+", error: "+err.Error(), logkey.Identity, id.Namespace+"/"+id.Name)
+		m.complain("Ignoring azure identity %s/%s, error: %v", id.Namespace, id.Name, err)
 		m.events.ignored(id, err.Error())
 	}
 	var bindings v1.AzureIdentityBindingList

@@ -1,0 +1,100 @@
+package arm
+
+import (
+	"errors"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+)
+
+// transport answers without a network.
+type transport func(*http.Request) (*http.Response, error)
+
+func (t transport) Do(r *http.Request) (*http.Response, error) { return t(r) }
+
+func send(t *testing.T, budget *Budget, method, path string, answer transport) error {
+	t.Helper()
+	pipeline := runtime.NewPipeline("test", "v0", runtime.PipelineOptions{PerRetry: []policy.Policy{budget}}, &policy.ClientOptions{
+		Transport: answer, Retry: policy.RetryOptions{MaxRetries: -1},
+	})
+	request, err := runtime.NewRequest(t.Context(), method, "https://arm.example"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = pipeline.Do(request)
+	return err
+}
+
+func ok(r *http.Request) (*http.Response, error) {
+	a := response(200, "{}")
+	a.Request = r
+	return a, nil
+}
+
+func TestAPauseHoldsForItsKindAndSubscriptionOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget()
+		slow := func(*http.Request) (*http.Response, error) { return response(429, "{}", "Retry-After", "30"), nil }
+		if err := send(t, b, http.MethodPatch, "/subscriptions/One/x", slow); err != nil {
+			t.Fatal(err)
+		}
+		calls := 0
+		count := func(r *http.Request) (*http.Response, error) { calls++; return ok(r) }
+		err := send(t, b, http.MethodPatch, "/subscriptions/one/other", count)
+		var e *Error
+		if after, throttled := IsThrottled(err); !throttled || after != 30*time.Second || !errors.As(err, &e) || calls != 0 {
+			t.Errorf("a write of the subscription: %v, %d calls", err, calls)
+		}
+		for _, other := range []struct{ method, path string }{
+			{http.MethodGet, "/subscriptions/one/other"}, {http.MethodPatch, "/subscriptions/two/x"}, {http.MethodGet, "/tenants"},
+		} {
+			if err := send(t, b, other.method, other.path, count); err != nil {
+				t.Errorf("%s %s: %v", other.method, other.path, err)
+			}
+		}
+		time.Sleep(30 * time.Second)
+		if err := send(t, b, http.MethodPatch, "/subscriptions/one/other", count); err != nil || calls != 4 {
+			t.Errorf("after the pause: %v, %d calls", err, calls)
+		}
+	})
+}
+
+func TestWritesStayWithinTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget()
+		start := time.Now()
+		for range writeBucket + 50 {
+			if err := send(t, b, http.MethodPatch, "/subscriptions/one/x", ok); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// The bucket is empty after 200, and refills by 10 a second.
+		if took := time.Since(start); took < 4900*time.Millisecond || took > 5100*time.Millisecond {
+			t.Errorf("250 writes took %s, want 5 s", took)
+		}
+	})
+}
+
+func TestWhichAnswersPauseEverybody(t *testing.T) {
+	for name, test := range map[string]struct {
+		response *http.Response
+		want     time.Duration
+	}{
+		"throttled":                              {response(429, "", "Retry-After", "7"), 7 * time.Second},
+		"throttled without a time":               {response(429, ""), defaultRetryAfter},
+		"server error with a time":               {response(503, "", "Retry-After", "7"), 7 * time.Second},
+		"server error without one":               {response(500, ""), 0},
+		"an operation that asks to be polled so": {response(200, "", "Retry-After", "7"), 0},
+		"a conflict":                             {response(409, "", "Retry-After", "7"), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := pause(test.response); got != test.want {
+				t.Errorf("%s, want %s", got, test.want)
+			}
+		})
+	}
+}
