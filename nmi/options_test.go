@@ -1,0 +1,150 @@
+package main
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	logsapi "k8s.io/component-base/logs/api/v1"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/server"
+)
+
+func parse(t *testing.T, env map[string]string, args ...string) (*options, error) {
+	t.Helper()
+	// A process applies its logging flags once.
+	if err := logsapi.ResetForTest(nil); err != nil {
+		t.Fatal(err)
+	}
+	o := newOptions()
+	_, err := o.parse(args, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
+	return o, err
+}
+
+func TestMistakesAreToldAtOnce(t *testing.T) {
+	tests := map[string]struct {
+		env  map[string]string
+		args []string
+		want []string
+	}{
+		"no node": {want: []string{"--node: required"}},
+		"an unknown flag": {
+			args: []string{"--node=n", "--nmi-prot=1"}, want: []string{"unknown flag: --nmi-prot"},
+		},
+		"several bad values": {
+			args: []string{"--nmi-port=0", "--metadata-ip=x", "--nmi-listen-address=::1", "--ipt-update-interval-sec=0", "--retry-attempts-for-created=-1", "--http-probe-port=p"},
+			want: []string{"--node", "--nmi-port", "--metadata-ip", "--nmi-listen-address", "--ipt-update-interval-sec", "--retry-attempts-for-created", "--http-probe-port"},
+		},
+		"an unknown mode": {
+			args: []string{"--node=n", "--operation-mode=fast"}, want: []string{`--operation-mode="fast": must be standard or managed`},
+		},
+		"managed mode": {
+			args: []string{"--node=n", "--operation-mode=Managed", "--forceNamespaced"}, want: []string{"--operation-mode=managed", "standard mode only"},
+		},
+		"managed mode without namespaces": {
+			args: []string{"--node=n", "--operation-mode=managed"}, want: []string{"requires --forceNamespaced"},
+		},
+		"an environment that is neither true nor false": {
+			env: map[string]string{"FORCENAMESPACED": "maybe"}, args: []string{"--node=n"}, want: []string{`FORCENAMESPACED="maybe"`},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := parse(t, tc.env, tc.args...)
+			var usage *run.UsageError
+			if !errors.As(err, &usage) {
+				t.Fatalf("error %v", err)
+			}
+			for _, w := range tc.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%q lacks %q", err, w)
+				}
+			}
+		})
+	}
+}
+
+// TestDefaults holds the defaults of the 1.8 releases.
+func TestDefaults(t *testing.T) {
+	o, err := parse(t, nil, "--node=n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := o.target()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := redirect.Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("127.0.0.1:2579")}
+	if diff := cmp.Diff(want, target, cmp.Comparer(func(a, b redirect.Target) bool { return a == b })); diff != "" {
+		t.Errorf("target (-want +got):\n%s", diff)
+	}
+	if w := o.waiting(); w != (server.Waiting{Created: 80 * time.Second, Assigned: 20 * time.Second}) {
+		t.Errorf("waiting %+v", w)
+	}
+	if !o.scaleFeatures || !o.metadataHeaderRequired || !o.hostToken || o.forceNamespaced || o.blockInstance || o.setRetryAfter ||
+		o.conntrackDeletion || o.allowKubenet || o.redirectSeconds != 60 || o.micNamespace != "default" ||
+		o.ProbePort != "8080" || o.PrometheusPort != "9090" || o.kubeletConfig != "/etc/default/kubelet" {
+		t.Errorf("options %+v", o)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	env := map[string]string{"FORCENAMESPACED": "true", "KUBECONFIG": "/from/env"}
+	o, err := parse(t, env, "--node=n")
+	if err != nil || !o.forceNamespaced || o.kubeconfig != "/from/env" {
+		t.Errorf("%v, %v, %q", err, o.forceNamespaced, o.kubeconfig)
+	}
+	o, err = parse(t, env, "--node=n", "--forceNamespaced=false", "--kubeconfig=/from/flag")
+	if err != nil || o.forceNamespaced || o.kubeconfig != "/from/flag" {
+		t.Errorf("flags do not win: %v, %v, %q", err, o.forceNamespaced, o.kubeconfig)
+	}
+}
+
+func TestListenOnAllAddresses(t *testing.T) {
+	o, err := parse(t, nil, "--node=n", "--nmi-listen-address=0.0.0.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if target, err := o.target(); err != nil || target.NMI.String() != "127.0.0.1:2579" {
+		t.Errorf("redirect to %s, %v", target.NMI, err)
+	}
+}
+
+func TestNetworkPlugin(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	kubenet := write("kubenet", "KUBELET_FLAGS=--v=2 --network-plugin=kubenet --x\n")
+	tests := map[string]struct {
+		file  string
+		allow bool
+		want  string
+	}{
+		"kubenet":                  {file: kubenet, want: "not supported for Kubenet"},
+		"kubenet, allowed":         {file: kubenet, allow: true},
+		"another plugin":           {file: write("azure", "--network-plugin=azure")},
+		"an empty file":            {file: write("empty", "")},
+		"an unreadable file":       {file: filepath.Join(dir, "none"), want: "no such file"},
+		"an unread file, if asked": {file: filepath.Join(dir, "none"), allow: true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := checkNetworkPlugin(tc.file, tc.allow)
+			if (err != nil) != (tc.want != "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}

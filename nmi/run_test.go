@@ -1,0 +1,403 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect/redirecttest"
+	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+)
+
+const (
+	subscription = "11111111-1111-1111-1111-111111111111"
+	testNode     = "node-1"
+	// podIP is the source address of the tests' pod: a further loopback address.
+	podIP = "127.0.0.2"
+	// patience is how long a state is waited for. It is reached in a fraction.
+	patience = 60 * time.Second
+	request  = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+)
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(t *testing.T, what string, missing func() string) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		why := missing()
+		if why == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s: %s", what, why)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// cluster is a real API server; admin may do all, the config of nmi what the
+// chart's role allows.
+type cluster struct {
+	admin client.Client
+	nmi   *rest.Config
+	none  *rest.Config // a user without any rights
+}
+
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Skip("needs the directory of etcd and kube-apiserver in KUBEBUILDER_ASSETS; 'make test' sets it")
+	}
+	ctrl.SetLogger(klog.Background())
+	env := &envtest.Environment{CRDDirectoryPaths: []string{"../charts/aad-pod-identity/crds"}, ErrorIfCRDPathMissing: true}
+	config, err := env.Start()
+	check(t, err)
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Errorf("stopping the API server: %v", err)
+		}
+	})
+	scheme := runtime.NewScheme()
+	check(t, errors.Join(clientgoscheme.AddToScheme(scheme), v1.AddToScheme(scheme)))
+	c := &cluster{}
+	c.admin, err = client.New(config, client.Options{Scheme: scheme})
+	check(t, err)
+	user := func(name string) *rest.Config {
+		u, err := env.AddUser(envtest.User{Name: name}, nil)
+		check(t, err)
+		return u.Config()
+	}
+	c.nmi, c.none = user("nmi"), user("none")
+
+	read := []string{"list", "watch"}
+	subjects := []rbacv1.Subject{{Kind: "User", Name: "nmi", APIGroup: rbacv1.GroupName}}
+	c.create(t,
+		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "nmi"}, Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read},
+			{APIGroups: []string{v1.GroupName}, Resources: []string{"azureassignedidentities", "azurepodidentityexceptions"}, Verbs: read},
+		}},
+		&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "nmi"}, Subjects: subjects, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "nmi"}},
+		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "nmi"}, Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{uninstall.Name}, Verbs: []string{"get", "list", "watch", "patch"}},
+		}},
+		&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "nmi"}, Subjects: subjects, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "nmi"}},
+	)
+	return c
+}
+
+func (c *cluster) create(t *testing.T, objects ...client.Object) {
+	t.Helper()
+	for _, o := range objects {
+		if err := c.admin.Create(t.Context(), o); err != nil {
+			t.Fatalf("creating %T %s: %v", o, o.GetName(), err)
+		}
+	}
+}
+
+// process is NMI in this process.
+type process struct {
+	t                   *testing.T
+	tables              *redirecttest.Tables
+	nmi, probe, metrics string // ports
+	stop                func() error
+}
+
+// start runs NMI as a user, with a fake nat table and an emulated IMDS.
+func start(t *testing.T, config *rest.Config, imds string) *process {
+	t.Helper()
+	p := &process{t: t, tables: redirecttest.NewTables(), nmi: freePort(t), probe: freePort(t), metrics: freePort(t)}
+	metadata, err := url.Parse(imds)
+	check(t, err)
+	o, err := parse(t, nil,
+		"--node="+testNode, "--nmi-port="+p.nmi, "--http-probe-port="+p.probe, "--prometheus-port="+p.metrics,
+		"--metadata-ip="+metadata.Hostname(), "--metadata-port="+metadata.Port(), "--ipt-update-interval-sec=1",
+		"--find-identity-retry-interval=1", "--retry-attempts-for-created=0", "--retry-attempts-for-assigned=60")
+	check(t, err)
+	clients, err := clientsFor(config)
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- runWith(ctx, o, clients, p.tables) }()
+	stopped := false
+	p.stop = func() error {
+		stopped = true
+		cancel()
+		return <-done
+	}
+	t.Cleanup(func() {
+		if !stopped {
+			if err := p.stop(); !errors.Is(err, context.Canceled) {
+				t.Errorf("NMI ended with %v", err)
+			}
+		}
+	})
+	return p
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	check(t, err)
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	check(t, err)
+	return port
+}
+
+// get asks a port of NMI from an address.
+func (p *process) get(from, port, path string) (int, string, error) {
+	tr := &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext, DisableKeepAlives: true}
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, "http://127.0.0.1:"+port+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	req.Header.Set("Metadata", "true")
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
+}
+
+// says waits until a probe answers as told.
+func (p *process) says(path string, status int, text string) {
+	p.t.Helper()
+	eventually(p.t, path, func() string {
+		s, body, err := p.get("127.0.0.1", p.probe, path)
+		if err != nil || s != status || !strings.Contains(body, text) {
+			return fmt.Sprintf("status %d, %q, %v; want %d, %q", s, body, err, status, text)
+		}
+		return ""
+	})
+}
+
+// answers waits until the pod's token request is answered as told.
+func (p *process) answers(when string, status int, text string) {
+	p.t.Helper()
+	eventually(p.t, when, func() string {
+		s, body, err := p.get(podIP, p.nmi, request)
+		if err != nil || s != status || !strings.Contains(body, text) {
+			return fmt.Sprintf("status %d, %q, %v; want %d, %q", s, body, err, status, text)
+		}
+		return ""
+	})
+}
+
+// emulate is an Azure with one VM that has one identity.
+func emulate(t *testing.T) (id azure.Identity, imds string) {
+	t.Helper()
+	e, err := azure.New(azure.Options{})
+	check(t, err)
+	id, err = e.PutIdentity(azure.Identity{ID: azure.IdentityID(subscription, "rg", "demo")})
+	check(t, err)
+	vm := azure.VMID(subscription, "rg", "vm")
+	_, err = e.PutCompute(azure.Compute{ID: vm, UserAssigned: []azure.Assignment{{ID: id.ID}}})
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	imds, err = e.StartIMDS(ctx, vm, "127.0.0.1:0")
+	check(t, err)
+	t.Cleanup(func() { cancel(); e.Close() })
+	return id, imds
+}
+
+// TestNMI follows a pod from its creation to the uninstall of the release, on a
+// real API server, with the rights that the chart gives.
+func TestNMI(t *testing.T) {
+	c := startCluster(t)
+	id, imds := emulate(t)
+	p := start(t, c.nmi, imds)
+	p.says("/readyz", http.StatusOK, "ok")
+	p.says("/healthz", http.StatusOK, "Active")
+	target := "127.0.0.1:" + p.nmi
+	if !p.tables.Redirects(target) {
+		t.Errorf("ready without the redirect: %q", p.tables.Rules())
+	}
+
+	status, body, err := p.get(podIP, p.nmi, request)
+	if err != nil || status != http.StatusInternalServerError || !strings.Contains(body, "unknown_pod") {
+		t.Errorf("before there is a pod: status %d, %s, %v", status, body, err)
+	}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{v1.BindingLabelKey: "sel"}},
+		Spec:       corev1.PodSpec{NodeName: testNode, Containers: []corev1.Container{{Name: "c", Image: "none"}}},
+	}
+	c.create(t, pod)
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: podIP, PodIPs: []corev1.PodIP{{IP: podIP}}}
+	check(t, c.admin.Status().Update(t.Context(), pod))
+	p.answers("a pod without an identity", http.StatusNotFound, "identity_not_assigned")
+
+	assigned := &v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: "web-default-demo", Labels: map[string]string{v1.NodeNameLabelKey: testNode},
+			Annotations: map[string]string{v1.PodUIDAnnotationKey: string(pod.UID)},
+		},
+		Spec: v1.AzureAssignedIdentitySpec{
+			Pod: "web", PodNamespace: "default", NodeName: testNode,
+			AzureIdentityRef: &v1.AzureIdentity{
+				TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentity},
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"},
+				Spec:       v1.AzureIdentitySpec{ClientID: id.ClientID, ResourceID: id.ID},
+			},
+			AzureBindingRef: &v1.AzureIdentityBinding{
+				TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentityBinding},
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"},
+				Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: "demo", Selector: "sel"},
+			},
+		},
+		Status: v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDCreated},
+	}
+	c.create(t, assigned)
+	// The request is held until MIC is done.
+	got := make(chan string, 1)
+	go func() {
+		for { // until the watch has delivered the object, the answer is 404
+			status, body, err := p.get(podIP, p.nmi, request)
+			if err != nil || status != http.StatusNotFound {
+				got <- fmt.Sprint(status, " ", body, " ", err)
+				return
+			}
+		}
+	}()
+	assigned.Status.Status = v1.AssignedIDAssigned
+	check(t, c.admin.Update(t.Context(), assigned))
+	if answer := <-got; !strings.HasPrefix(answer, "200 ") || !strings.Contains(answer, id.ClientID) {
+		t.Errorf("the waiting request got %s", answer)
+	}
+	_, text, err := p.get("127.0.0.1", p.metrics, "/metrics")
+	for _, want := range []string{
+		`aadpodidentity_nmi_operations_duration_seconds_count{namespace="default",operation_type="/metadata/identity/oauth2/token",resource="https://vault.azure.net",status_code="200"} 1`,
+		`aadpodidentity_imds_operations_duration_seconds_count{operation_type="adal_token_msi_userassignedid"} 1`,
+	} {
+		if err != nil || !strings.Contains(text, want+"\n") {
+			t.Errorf("metrics lack %s, %v", want, err)
+		}
+	}
+
+	exception := &v1.AzurePodIdentityException{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"},
+		Spec:       v1.AzurePodIdentityExceptionSpec{PodLabels: map[string]string{v1.BindingLabelKey: "SEL"}},
+	}
+	c.create(t, exception)
+	eventually(t, "the exception holds", func() string {
+		// The VM has one identity, which the service gives to whoever names none.
+		status, body, err := p.get(podIP, p.nmi, request+"&client_id=00000000-0000-0000-0000-000000000000")
+		if err != nil || status != http.StatusBadRequest {
+			return fmt.Sprint(status, body, err)
+		}
+		return ""
+	})
+	check(t, c.admin.Delete(t.Context(), exception))
+	check(t, c.admin.Delete(t.Context(), assigned))
+	p.answers("after the assignment was withdrawn", http.StatusNotFound, "identity_not_assigned")
+
+	p.tables.Set([]string{redirecttest.KubeRule}, nil)
+	eventually(t, "the redirect is repaired", func() string {
+		if !p.tables.Redirects(target) {
+			return strings.Join(p.tables.Rules(), "\n")
+		}
+		return ""
+	})
+
+	marker := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: uninstall.Name}, Data: map[string]string{uninstall.PhaseKey: uninstall.PhaseUnassign}}
+	c.create(t, marker)
+	marker.Data[uninstall.PhaseKey] = uninstall.PhaseRedirect
+	check(t, c.admin.Update(t.Context(), marker))
+	eventually(t, "the removal is acknowledged", func() string {
+		check(t, c.admin.Get(t.Context(), client.ObjectKeyFromObject(marker), marker))
+		if marker.Data[uninstall.NMIKey(testNode)] != uninstall.Removed {
+			return fmt.Sprint(marker.Data)
+		}
+		return ""
+	})
+	if got := p.tables.Rules(); !slices.Equal(got, []string{"-A PREROUTING " + redirecttest.KubeRule}) {
+		t.Errorf("acknowledged with rules left: %q", got)
+	}
+	p.says("/readyz", http.StatusServiceUnavailable, "uninstalled")
+	p.says("/healthz", http.StatusOK, "Not Active")
+	p.answers("during the uninstall", http.StatusNotFound, "identity_not_assigned")
+	check(t, c.admin.Delete(t.Context(), marker))
+	p.says("/readyz", http.StatusOK, "ok")
+
+	if err := p.stop(); !errors.Is(err, context.Canceled) {
+		t.Errorf("NMI ended with %v", err)
+	}
+	if !p.tables.Redirects(target) {
+		t.Error("the redirect is gone after SIGTERM")
+	}
+}
+
+// TestWithoutRights: NMI says what it may not do, is not ready, sets the redirect
+// and serves nothing; it does not exit.
+func TestWithoutRights(t *testing.T) {
+	c := startCluster(t)
+	_, imds := emulate(t)
+	p := start(t, c.none, imds)
+	p.says("/readyz", http.StatusServiceUnavailable, `pods is forbidden: User "none" cannot list resource "pods"`)
+	p.says("/readyz", http.StatusServiceUnavailable, "azureassignedidentities")
+	p.says("/healthz", http.StatusOK, "Active")
+	status, body, err := p.get(podIP, p.nmi, request)
+	if err != nil || status != http.StatusServiceUnavailable || !strings.Contains(body, "NMI is starting") {
+		t.Errorf("status %d, %s, %v", status, body, err)
+	}
+	if !p.tables.Redirects("127.0.0.1:" + p.nmi) {
+		t.Error("no redirect: pods reach the real service")
+	}
+}
+
+func TestAddressHeldByAnother(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	check(t, err)
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	check(t, err)
+	s := newListening("127.0.0.1", port)
+	type result struct {
+		listeners []net.Listener
+		err       error
+	}
+	got := make(chan result, 1)
+	go func() { ls, err := s.listen(t.Context()); got <- result{ls, err} }()
+	s.tried(t.Context())
+	if err := s.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("ready: %v", err)
+	}
+	check(t, l.Close())
+	r := <-got
+	check(t, r.err)
+	check(t, s.Ready(t.Context()))
+	for _, l := range r.listeners {
+		check(t, l.Close())
+	}
+	if _, err := newListening("192.0.2.1", port).listen(t.Context()); err == nil {
+		t.Error("an address of another machine is no error")
+	}
+}
