@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 )
@@ -470,4 +471,17 @@ func TestAdoptedIdentitiesAreRemovedAfterTheirLastUse(t *testing.T) {
 	try(t, w.engine.Adopt(w.ctx, w.pool, []string{a}))
 	w.sure(w.pool)
 	w.has(w.pool, "b")
+}
+
+func TestAWrongSecretIsNoIdentitysFault(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	a := w.identity("a")
+	config := *w.cloud.Config
+	config.ClientSecret = "wrong"
+	w.cloud.Credential = must(cloud.NewCredential(&config, w.cloud.Environment, w.cloud.HTTP))
+	w.restart()
+	result, err := w.reconcile(w.pool, a)
+	if !arm.IsForbidden(err) || len(result.Failed) != 0 || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("error %v, result %+v", err, result)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -42,6 +43,8 @@ func TestMIC(t *testing.T) {
 		"a long name and a name that another pod has are made unique":        names,
 		"a scale set that is being deleted releases its objects unpatched":   deletingScaleSet,
 		"an assignment that waits for a missing permission says so and ends": forbidden,
+		"pods that come while a PATCH runs are all in the next one":          coalesced,
+		"nothing is written when nothing changes":                            atRest,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := c.scenario(t)
@@ -402,4 +405,83 @@ func forbidden(s *scenario) {
 	s.assigned("default/app-default-demo=Created")
 	s.azure.RemoveFault(fault.ID)
 	s.assigned("default/app-default-demo=Assigned")
+}
+
+func coalesced(s *scenario) {
+	settings := s.azure.Settings()
+	// Long enough for all pods to be there before the first PATCH ends.
+	settings.VMSSOperation = azure.Duration(10 * time.Second)
+	check(s.t, s.azure.SetSettings(settings))
+	var want, on []string
+	for i := range 20 {
+		name := fmt.Sprintf("id%02d", i)
+		s.identity("default", name)
+		s.bind("default", name, name, name)
+		on = append(on, name)
+	}
+	for i := range 20 {
+		s.pod("default", fmt.Sprintf("app%02d", i), fmt.Sprintf("node%d", i%2), on[i])
+		want = append(want, fmt.Sprintf("default/app%02d-default-%s=Assigned", i, on[i]))
+	}
+	s.eventually("the objects of all pods, while the first PATCH runs", func() string {
+		if n := len(s.all()); n != len(want) {
+			return fmt.Sprintf("%d objects", n)
+		}
+		return ""
+	})
+	s.azure.CompleteOperations()
+	settings.VMSSOperation = 0
+	check(s.t, s.azure.SetSettings(settings))
+	s.assigned(want...)
+	s.onPool(on...)
+	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 2 {
+		s.t.Errorf("%d PATCHes, want 2", n)
+	}
+}
+
+func atRest(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	p := s.pod("default", "app", "node0", "demo")
+	s.assigned("default/app-default-demo=Assigned")
+	s.tags(p, "demo", "demo", "default/demo")
+	versions := func() string {
+		var pods corev1.PodList
+		check(s.t, s.client.List(s.t.Context(), &pods, client.InNamespace("default")))
+		var ledgers corev1.ConfigMapList
+		check(s.t, s.client.List(s.t.Context(), &ledgers, client.InNamespace(micNamespace)))
+		text := ""
+		for _, x := range pods.Items {
+			if x.Name == "app" {
+				text += x.ResourceVersion + " "
+			}
+		}
+		for _, x := range s.all() {
+			if x.Spec.Pod == "app" {
+				text += x.ResourceVersion + " "
+			}
+		}
+		for _, x := range ledgers.Items {
+			text += x.ResourceVersion + " "
+		}
+		return text
+	}
+	before, calls := versions(), len(s.azure.Calls(azure.CallFilter{Service: azure.ServiceARM}))
+	// Changes that concern the pod, and mean nothing. A second pod of the same
+	// identity comes last: when it is served, all before it has been seen.
+	for _, o := range []client.Object{
+		&v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"}},
+		&v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node0"}},
+	} {
+		check(s.t, s.client.Patch(s.t.Context(), o, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"touched":"yes"}}}`))))
+	}
+	s.pod("default", "second", "node0", "demo")
+	s.assigned("default/app-default-demo=Assigned", "default/second-default-demo=Assigned")
+	if after := versions(); after != before {
+		s.t.Errorf("versions of pod, object and ledger were %q, are %q", before, after)
+	}
+	if now := len(s.azure.Calls(azure.CallFilter{Service: azure.ServiceARM})); now != calls {
+		s.t.Errorf("%d calls to ARM", now-calls)
+	}
 }

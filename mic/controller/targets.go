@@ -21,6 +21,9 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
 
+// conflictRetry is the least wait for another update of a target to end.
+const conflictRetry = 5 * time.Second
+
 // place is the unit of the target reconciler: a VM or scale set by its key, or a
 // node that is behind none, because it is gone or not (yet) one of Azure.
 type place struct {
@@ -194,6 +197,12 @@ func (r *targetReconciler) next(ctx context.Context, target resourceid.Compute, 
 		after += rand.N(after/4 + time.Second)
 		log.Error(failure, "Throttled by Azure", logkey.Target, target.String(), logkey.RetryAfter, after.Round(time.Second).String())
 		return reconcile.Result{RequeueAfter: after}, writing
+	}
+	if arm.IsConflict(failure) && writing == nil {
+		// Others change the scale set too, such as an upgrade of its nodes. That is
+		// no failure, and what comes after it should not wait long.
+		log.Info("Another update is under way", logkey.Target, target.String(), logkey.Reason, failure.Error())
+		return reconcile.Result{RequeueAfter: conflictRetry + rand.N(conflictRetry/2)}, nil
 	}
 	if err := errors.Join(failure, writing); err != nil {
 		return reconcile.Result{}, err

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -56,12 +57,27 @@ func judge(a *v1.AzureAssignedIdentity, target string, result compute.Result, er
 		// identity.
 		return verdict{unknown: true}
 	case err != nil:
-		if _, throttled := arm.IsThrottled(err); throttled {
-			return verdict{reason: v1.ReasonThrottled, message: "Azure asked to wait"}
-		}
-		return verdict{reason: v1.ReasonAssignmentFailed, message: err.Error()}
+		return judgeFailure(target, err)
 	}
 	return verdict{reason: v1.ReasonPending, message: "waiting for " + target}
+}
+
+// judgeFailure is the verdict about an identity whose target could not be
+// changed. The message is the same at every attempt, or each would be written.
+func judgeFailure(target string, err error) verdict {
+	var failure *arm.Error
+	switch {
+	case !errors.As(err, &failure):
+		return verdict{reason: v1.ReasonAssignmentFailed, message: err.Error()}
+	case failure.Kind == arm.Throttled:
+		return verdict{reason: v1.ReasonThrottled, message: "Azure asked to wait"}
+	case failure.Kind == arm.Conflict:
+		return verdict{reason: v1.ReasonPending, message: "waiting for another update of " + target}
+	}
+	return verdict{
+		reason: v1.ReasonAssignmentFailed, message: fmt.Sprintf("%s: %s: %s", target, failure.Code, failure.Message),
+		requestID: failure.RequestID,
+	}
 }
 
 // status returns the status that the verdict makes of an object's, and whether

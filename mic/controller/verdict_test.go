@@ -44,6 +44,8 @@ func TestJudge(t *testing.T) {
 		"refused after it was assigned":        {assignedObject("Assigned"), compute.Result{Failed: failed}, nil, verdict{reason: "AssignmentFailed", message: "LinkedAuthorizationFailed: no role", requestID: "r1", attempted: true}},
 		"throttled":                            {assignedObject("Created"), compute.Result{}, throttled, verdict{reason: "Throttled"}},
 		"Azure fails":                          {assignedObject("Created"), compute.Result{}, errors.New("no route"), verdict{reason: "AssignmentFailed", message: "no route"}},
+		"another update runs":                  {assignedObject("Created"), compute.Result{}, fmt.Errorf("x: %w", &arm.Error{Kind: arm.Conflict, RequestID: "r9"}), verdict{reason: "Pending", message: "waiting for another update of pool1"}},
+		"MIC lacks a permission":               {assignedObject("Created"), compute.Result{}, fmt.Errorf("x: %w", &arm.Error{Kind: arm.Forbidden, Code: "AuthorizationFailed", Message: "no", RequestID: "r9"}), verdict{reason: "AssignmentFailed", message: "pool1: AuthorizationFailed: no", requestID: "r9"}},
 		"Azure fails and it was assigned":      {assignedObject("Assigned"), compute.Result{}, errors.New("no route"), verdict{unknown: true}},
 		"throttled and it was assigned":        {assignedObject("Assigned"), compute.Result{}, throttled, verdict{unknown: true}},
 		"Azure fails and it has an old status": {assignedObject(""), compute.Result{}, errors.New("no route"), verdict{unknown: true}},
