@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
@@ -72,7 +73,8 @@ func serve(ctx context.Context, o *options, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
-	source, err := certs.NewSource(o.certDir, ctrlmetrics.Registry)
+	registry := prometheus.NewRegistry()
+	source, err := certs.NewSource(o.certDir, registry)
 	if err != nil {
 		return err
 	}
@@ -89,7 +91,7 @@ func serve(ctx context.Context, o *options, config *rest.Config) error {
 	group, groupCtx := errgroup.WithContext(background)
 	group.Go(func() error { return known.Run(groupCtx) })
 	group.Go(func() error { return source.Run(groupCtx) })
-	for _, s := range o.Servers(health.Handler(func() bool { return true }), ctrlmetrics.Registry) {
+	for _, s := range o.Servers(health.Handler(func() bool { return true }), prometheus.Gatherers{registry, ctrlmetrics.Registry}) {
 		group.Go(func() error { return s(groupCtx) })
 	}
 	group.Go(func() error {

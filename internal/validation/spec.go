@@ -4,7 +4,10 @@ import (
 	"bytes"
 	stdjson "encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
+	"strings"
 
 	"sigs.k8s.io/json"
 )
@@ -33,20 +36,46 @@ func SameSpec(a, b []byte) (bool, error) {
 	return reflect.DeepEqual(withoutNulls(valueA), withoutNulls(valueB)), nil
 }
 
-// SameButSpelling reports whether two objects of a kind, in JSON, differ in
-// nothing but the spelling of field names: what the upgrade of objects stored by
-// releases before 1.6.0 changes.
-func (v *Validator) SameButSpelling(kind string, a, b []byte) bool {
+// SameButCapitalisation reports whether the specs of two objects of a kind, in
+// JSON, differ in nothing but the capitalisation of field names: what the upgrade
+// of objects stored by releases before 1.6.0 changes.
+func (v *Validator) SameButCapitalisation(kind string, a, b []byte) bool {
 	k, ok := v.kinds[kind]
 	if !ok {
 		return false
 	}
-	objectA, wA, errA := k.walk(a)
-	objectB, wB, errB := k.walk(b)
-	if errA != nil || errB != nil || len(wA.mistyped) > 0 || len(wB.mistyped) > 0 {
+	objectA, errA := decode(a)
+	objectB, errB := decode(b)
+	if errA != nil || errB != nil {
 		return false
 	}
+	k.schema.recapitalise(objectA)
+	k.schema.recapitalise(objectB)
 	return reflect.DeepEqual(withoutNulls(objectA["spec"]), withoutNulls(objectB["spec"]))
+}
+
+// recapitalise gives the fields of a value the names of the schema where only
+// the capitalisation differs and the right name is not there as well.
+func (n *node) recapitalise(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			right, ok := n.lower[strings.ToLower(name)]
+			if _, taken := v[right]; ok && !taken {
+				v[right] = v[name]
+				delete(v, name)
+			}
+		}
+		for name, field := range n.fields {
+			field.recapitalise(v[name])
+		}
+	case []any:
+		for _, element := range v {
+			if n.elem != nil {
+				n.elem.recapitalise(element)
+			}
+		}
+	}
 }
 
 func specOf(object []byte) (stdjson.RawMessage, error) {

@@ -1,6 +1,7 @@
 package validation
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 
@@ -71,12 +72,18 @@ func (v *Validator) Raw(kind string, raw []byte) (field.ErrorList, error) {
 	if !ok {
 		return nil, fmt.Errorf("kind %q is not known", kind)
 	}
-	object, w, err := k.walk(raw)
+	object, err := decode(raw)
 	if err != nil {
 		return nil, err
 	}
-	if len(w.findings) > 0 {
-		// The walker has renamed and removed.
+	_, hasStatus := object["status"]
+	if k.status {
+		delete(object, "status")
+	}
+	w := &walker{}
+	w.object(k.schema, object, func() *field.Path { return nil })
+	if len(w.findings) > 0 || k.status && hasStatus {
+		// Something was renamed or removed.
 		if raw, err = encode(object); err != nil {
 			return nil, err
 		}
@@ -90,23 +97,13 @@ func (v *Validator) Raw(kind string, raw []byte) (field.ErrorList, error) {
 	return append(w.findings, w.without(findings)...), nil
 }
 
-// walk decodes an object and compares it with the kind's schema.
-func (k kind) walk(raw []byte) (map[string]any, *walker, error) {
+func decode(raw []byte) (map[string]any, error) {
 	var object map[string]any
 	if err := json.UnmarshalCaseSensitivePreserveInts(raw, &object); err != nil {
-		return nil, nil, fmt.Errorf("decoding the object: %w", err)
+		return nil, fmt.Errorf("decoding the object: %w", err)
 	}
 	if object == nil {
-		return nil, nil, fmt.Errorf("decoding the object: it is null")
+		return nil, errors.New("decoding the object: it is null")
 	}
-	status, hasStatus := object["status"]
-	if k.status && hasStatus {
-		delete(object, "status")
-	}
-	w := &walker{}
-	w.object(k.schema, object, func() *field.Path { return nil })
-	if k.status && hasStatus && len(w.findings) == 0 {
-		object["status"] = status
-	}
-	return object, w, nil
+	return object, nil
 }

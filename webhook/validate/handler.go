@@ -31,8 +31,8 @@ import (
 type Handler struct {
 	// Rules judge an object.
 	Rules *validation.Validator
-	// MICUsername may rewrite a stored object whose only change is the spelling
-	// of field names, also if it stays invalid. Empty: nobody may.
+	// MICUsername may rewrite a stored object whose only change is the
+	// capitalisation of field names, also if it stays invalid. Empty: nobody may.
 	MICUsername string
 	// Warner, if set, adds warnings about what is legal and surely unwanted.
 	Warner *Warner
@@ -88,7 +88,7 @@ func (h *Handler) ratchet(req admission.Request) (bool, error) {
 		return same, err
 	}
 	return h.MICUsername != "" && req.UserInfo.Username == h.MICUsername &&
-		h.Rules.SameButSpelling(req.Kind.Kind, req.OldObject.Raw, req.Object.Raw), nil
+		h.Rules.SameButCapitalisation(req.Kind.Kind, req.OldObject.Raw, req.Object.Raw), nil
 }
 
 // refuse answers as the API server does for its own kinds: a Status with a cause

@@ -117,6 +117,11 @@ func TestHandle(t *testing.T) {
 			wantReason: `AzureIdentity.aadpodidentity.k8s.io "demo" is invalid: spec.clientID: Required value: the client ID of the managed identity, a GUID`,
 			wantCode:   422,
 		},
+		"MIC corrects a typing mistake, which is a guess": {
+			req:        request(admissionv1.Update, identity("", strings.Replace(oldSpec, "ResourceID", "resorceID", 1)), identity("", newSpec), as(mic)),
+			wantReason: `AzureIdentity.aadpodidentity.k8s.io "demo" is invalid: spec.clientID: Required value: the client ID of the managed identity, a GUID`,
+			wantCode:   422,
+		},
 		"MIC creates an invalid object": {
 			req:        request(admissionv1.Create, "", identity("", newSpec), as(mic)),
 			wantReason: `AzureIdentity.aadpodidentity.k8s.io "demo" is invalid: spec.clientID: Required value: the client ID of the managed identity, a GUID`,
