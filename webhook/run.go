@@ -56,8 +56,13 @@ func serveCommand(ctx context.Context, args []string) error {
 }
 
 func clientConfig(o *options) (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
-	if err != nil {
+	var config *rest.Config
+	var err error
+	if o.kubeconfig == "" {
+		if config, err = rest.InClusterConfig(); err != nil {
+			return nil, fmt.Errorf("no --kubeconfig, and no service account of a pod: %w", err)
+		}
+	} else if config, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig); err != nil {
 		return nil, fmt.Errorf("reading the kubeconfig %q: %w", o.kubeconfig, err)
 	}
 	config.UserAgent = version.UserAgent("webhook", o.CustomUserAgent)
