@@ -135,7 +135,11 @@ func container(t *testing.T, o *unstructured.Unstructured) map[string]any {
 // arguments returns the arguments of a workload's container.
 func arguments(t *testing.T, o *unstructured.Unstructured) []string {
 	t.Helper()
-	args, _, err := unstructured.NestedStringSlice(container(t, o), "args")
+	c := container(t, o)
+	if c["args"] == nil {
+		return nil
+	}
+	args, _, err := unstructured.NestedStringSlice(c, "args")
 	if err != nil {
 		t.Fatalf("%s %s: %v", o.GetKind(), o.GetName(), err)
 	}
