@@ -41,7 +41,10 @@ func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*
 			return c.identity, nil
 		}
 		limit := s.o.Waiting.Created
-		if c.progress == progressCreated {
+		switch {
+		case now.Pod.Labels[v1.BindingLabelKey] == "":
+			limit = 0 // no binding can select it, so there is nothing to wait for
+		case c.progress == progressCreated:
 			limit += s.o.Waiting.Assigned
 		}
 		left := limit - time.Since(start)
@@ -79,7 +82,9 @@ func (s *Server) notAssigned(pod *podindex.Pod, sel selector, c choice, waited t
 		asked = " with the requested resource ID"
 	}
 	text := fmt.Sprintf("no azure identity%s found for pod %s after %s: no AzureIdentityBinding gives it one, or MIC has not seen it yet; check MIC's log", asked, pod, waited)
-	if c.progress == progressCreated {
+	if pod.Labels[v1.BindingLabelKey] == "" {
+		text = fmt.Sprintf("no azure identity found for pod %s: it has no label %s, by which an AzureIdentityBinding would select it", pod, v1.BindingLabelKey)
+	} else if c.progress == progressCreated {
 		text = fmt.Sprintf("the azure identity%s of pod %s was not assigned to the node within %s; check MIC's log and the events of the pod", asked, pod, waited)
 	} else if c.refused != "" {
 		text = fmt.Sprintf("no azure identity%s found for pod %s after %s: an AzureAssignedIdentity exists, but %s", asked, pod, waited, c.refused)

@@ -95,8 +95,8 @@ func (t *teller) rejections(ctx context.Context) {
 			"miscapitalised-id.yaml", []string{"spec.resourceID", "miscapitalised", identityID0()},
 		},
 		{
-			"An invalid resource ID is rejected", "the answer names what is wrong",
-			"invalid-id.yaml", []string{"spec.resourceID", "/subscriptions/"},
+			"An invalid resource ID is rejected, with everything that is wrong with it", "the answer names each mistake",
+			"invalid-id.yaml", []string{"spec.resourceID", "no slash at the beginning", `"Microsoft.Compute/virtualMachines" must be`, `"production" is not a GUID`},
 		},
 	} {
 		t.begin(bad.title)

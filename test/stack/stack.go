@@ -76,7 +76,7 @@ func (s *Stack) VMSSID() string { return azure.VMSSID(Subscription, NodeGroup, S
 
 // ARMURL is where the emulator serves ARM and AAD, reachable from nodes and pods.
 func (s *Stack) ARMURL() string {
-	return "https://" + net.JoinHostPort(s.Cluster.GatewayIP(), armPort)
+	return "https://" + net.JoinHostPort(s.Cluster.NodeIP(), armPort)
 }
 
 // CAFile is the PEM file with the CA of ARMURL.
@@ -123,7 +123,7 @@ func (s *Stack) startEmulator(ctx context.Context) error {
 	err = s.Cluster.EnsureProgram(ctx, cluster.Program{
 		Name: emulatorName, GoPackage: "./test/azure/emulator",
 		Args: []string{
-			"--listen=" + net.JoinHostPort(s.Cluster.GatewayIP(), armPort),
+			"--listen=" + net.JoinHostPort(s.Cluster.NodeIP(), armPort),
 			"--imds=listen=" + cluster.MetadataIP + ":80,resource=" + azure.InstanceID(s.VMSSID(), "0"),
 			"--control=" + controlAddress,
 			"--state-dir=" + state, "--seed=" + seedFile,
