@@ -50,16 +50,19 @@ func check(t *testing.T, err error) {
 
 func eventually(t *testing.T, what string, missing func() string) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.After(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for {
 		why := missing()
 		if why == "" {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case <-deadline:
 			t.Fatalf("never: %s: %s", what, why)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -83,8 +83,9 @@ func add[T runtime.Object](w *Watcher, client cache.Getter, resource string, exa
 		return fmt.Errorf("watching %s: %w", resource, err)
 	}
 	if err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
-		w.failed(ctx, s, err)
-		cache.DefaultWatchErrorHandler(ctx, r, err)
+		if first := w.failed(ctx, s, err); !first {
+			cache.DefaultWatchErrorHandler(ctx, r, err)
+		}
 	}); err != nil {
 		return fmt.Errorf("watching %s: %w", resource, err)
 	}
@@ -111,7 +112,10 @@ func add[T runtime.Object](w *Watcher, client cache.Getter, resource string, exa
 	return nil
 }
 
-func (w *Watcher) failed(ctx context.Context, s *source, err error) {
+// failed notes a failed list or watch. First is true before the first list has
+// succeeded, when the failure is NMI's trouble and logged as such; a watch that
+// ends later is routine.
+func (w *Watcher) failed(ctx context.Context, s *source, err error) (first bool) {
 	w.mu.Lock()
 	w.errs[s.resource] = err
 	w.mu.Unlock()
@@ -119,10 +123,11 @@ func (w *Watcher) failed(ctx context.Context, s *source, err error) {
 		w.options.OnError()
 	}
 	if s.handler.HasSynced() {
-		return // a watch that ends is routine; the reflector logs what is not
+		return false
 	}
 	klog.FromContext(ctx).Error(err, "Cannot list; NMI serves no tokens before it can. Are its RBAC rules and the CRDs installed?",
 		logkey.Resource, s.resource)
+	return true
 }
 
 // Run watches until ctx ends, and marks the index as synced once the first

@@ -38,7 +38,7 @@ func TestRunnerRepairsWithinTheInterval(t *testing.T) {
 			t.Error("not active, ready and live with the redirect in place")
 		}
 		f.Set([]string{kubeRule}, []string{})
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		if diff := cmp.Diff(wanted, f.Rules()); diff != "" {
 			t.Errorf("rules (-want +got):\n%s", diff)
@@ -61,18 +61,18 @@ func TestRunnerTellsTheTruth(t *testing.T) {
 		if err := r.Live(t.Context()); err != nil {
 			t.Errorf("one failure is no reason to restart: %v", err)
 		}
-		time.Sleep(2 * retryAfter)
+		<-time.After(2 * retryAfter)
 		synctest.Wait()
 		if err := r.Live(t.Context()); !errors.Is(err, busy) {
 			t.Errorf("live after three failures: %v", err)
 		}
 		set(nil)
-		time.Sleep(retryAfter)
+		<-time.After(retryAfter)
 		synctest.Wait()
 		if err := errors.Join(r.Ready(t.Context()), r.Live(t.Context())); err != nil || !r.Active() {
 			t.Errorf("after recovery: active %v, %v", r.Active(), err)
 		}
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		synctest.Wait()
 		if first != 1 {
 			t.Errorf("the hook for the first success ran %d times", first)
@@ -104,7 +104,7 @@ func TestRunnerRemovesAndBringsBack(t *testing.T) {
 		if err := r.WaitRemoved(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(5 * time.Minute) // and it is not repaired
+		<-time.After(5 * time.Minute) // and it is not repaired
 		synctest.Wait()
 		if diff := cmp.Diff([]string{"-A PREROUTING " + kubeRule}, f.Rules()); diff != "" {
 			t.Errorf("rules (-want +got):\n%s", diff)

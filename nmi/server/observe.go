@@ -49,7 +49,9 @@ func (s *Server) record(rec *recorder, r *http.Request, n *note, start time.Time
 	}
 	if n.err != nil && rec.status != statusClientGone {
 		log := klog.FromContext(r.Context()).WithValues(logkey.Pod, pod, logkey.Source, source(r).String(), logkey.Status, rec.status)
-		if rec.status >= http.StatusInternalServerError {
+		if n.route.forToken() && rec.status != http.StatusBadRequest || rec.status >= http.StatusInternalServerError {
+			// A pod did not get the token it asked for properly: what people look
+			// for among the errors.
 			log.Error(n.err, "Request failed")
 		} else {
 			log.Info("Request refused", logkey.Reason, n.err.Error())

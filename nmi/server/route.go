@@ -40,6 +40,9 @@ func (r route) String() string {
 	}
 }
 
+// forToken says whether the answer is a token.
+func (r route) forToken() bool { return r == routeToken || r == routeHost }
+
 // tokenLike matches a path that another server might take for the token path,
 // after normalise: passed on, it could get the node's own tokens.
 var tokenLike = regexp.MustCompile(`identity.*oauth2.*token`)

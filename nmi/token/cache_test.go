@@ -99,13 +99,13 @@ func TestCacheRenewsAheadInTheBackground(t *testing.T) {
 			s := &fakeSource{lifetime: tc.lifetime, refresh: tc.hint}
 			inBubble(t, s, 10, func(t *testing.T, c *Cache) {
 				expect(t, c, "first", "1")
-				time.Sleep(tc.renewedAfter - time.Second)
+				<-time.After(tc.renewedAfter - time.Second)
 				expect(t, c, "before", "1")
 				synctest.Wait()
 				if n := s.count(); n != 1 {
 					t.Fatalf("renewed too early: %d calls", n)
 				}
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 				expect(t, c, "the request that starts the renewal does not wait for it", "1")
 				synctest.Wait()
 				expect(t, c, "afterwards", "2")
@@ -184,21 +184,21 @@ func TestCacheOutlivesAnOutage(t *testing.T) {
 		expect(t, c, "first", "1")
 		s.set(func(s *fakeSource) { s.err = errOutage })
 		for range 19 {
-			time.Sleep(30 * time.Second)
+			<-time.After(30 * time.Second)
 			expect(t, c, "during the outage", "1")
 			synctest.Wait()
 		}
 		if n := s.count(); n < 5 || n > 15 {
 			t.Errorf("%d attempts to renew in 5 minutes", n)
 		}
-		time.Sleep(29 * time.Second)
+		<-time.After(29 * time.Second)
 		expect(t, c, "a second before its end", "1")
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		if tok, err := c.Token(t.Context(), request); !errors.Is(err, errOutage) {
 			t.Errorf("after its end: token %q, error %v", tok.AccessToken, err)
 		}
 		s.set(func(s *fakeSource) { s.err = nil })
-		time.Sleep(afterFlight)
+		<-time.After(afterFlight)
 		if tok, err := c.Token(t.Context(), request); err != nil || tok.AccessToken == "1" {
 			t.Errorf("after the outage: token %q, error %v", tok.AccessToken, err)
 		}
@@ -209,7 +209,7 @@ func TestCacheTriesForANewTokenNearExpiry(t *testing.T) {
 	s := &fakeSource{lifetime: shortLived}
 	inBubble(t, s, 10, func(t *testing.T, c *Cache) {
 		expect(t, c, "first", "1")
-		time.Sleep(shortLived - 30*time.Second)
+		<-time.After(shortLived - 30*time.Second)
 		expect(t, c, "a token about to end is not handed out while a new one can be had", "2")
 	})
 }
@@ -219,7 +219,7 @@ func TestCacheDropsARefusedToken(t *testing.T) {
 	inBubble(t, s, 10, func(t *testing.T, c *Cache) {
 		expect(t, c, "first", "1")
 		s.set(func(s *fakeSource) { s.err = errRefusal })
-		time.Sleep(6 * time.Minute)
+		<-time.After(6 * time.Minute)
 		expect(t, c, "the request that starts the renewal", "1")
 		synctest.Wait()
 		for range 2 {

@@ -15,7 +15,7 @@ func TestTokenIsAllStrings(t *testing.T) {
 			AccessToken: "ey", Resource: "https://vault.azure.net", TokenType: "Bearer", ClientID: "c", NotBefore: "946684800",
 			ExpiresOn: time.Now().Add(90 * time.Minute), RefreshIn: time.Hour,
 		}
-		time.Sleep(30 * time.Minute) // it was in the cache
+		<-time.After(30 * time.Minute) // it was in the cache
 		data, err := json.Marshal(in)
 		if err != nil {
 			t.Fatal(err)
