@@ -2,12 +2,16 @@
 //
 // Neither MIC nor NMI can tell from SIGTERM whether it is being restarted or
 // removed, and after a mere restart the redirect and the assignments must stay.
-// So the chart's pre-delete hook says it in a ConfigMap of the release
+// So the chart's delete hooks say it in a ConfigMap of the release
 // namespace, which all three read and write:
 //
 //	hook ── phase=unassign ──▶ MIC   unassigns all it owns, clears finalizers, writes mic=done
 //	hook ── phase=redirect ──▶ NMIs  remove their chain, write nmi.<node>=removed
-//	hook   deletes webhook configurations and policies, then the ConfigMap
+//	hook   deletes webhook configurations and policies; Helm deletes the release
+//	hook (post-delete) waits until its pods are gone, then deletes the ConfigMap
+//
+// The ConfigMap outlives the pods, since without it they would go on as before:
+// MIC would assign again, and each NMI would put its redirect back.
 //
 // Identities go before the redirect, so that at no time a pod reaches IMDS
 // directly while the node still has an identity that the pod may not use.
