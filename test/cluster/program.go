@@ -26,7 +26,7 @@ func (c *Cluster) EnsureProgram(ctx context.Context, p Program) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.ensure(ctx, process{name: p.Name, exe: exe, args: p.Args, inputs: p.Inputs})
+	_, err = c.ensure(ctx, process{name: p.Name, exe: exe, args: p.Args, inputs: p.Inputs, built: true})
 	return err
 }
 
