@@ -191,7 +191,7 @@ func wait[T any](ctx context.Context, poller *runtime.Poller[T], first *http.Res
 			return err
 		}
 		next = min(next*3/2, lastPoll)
-		response, err := poller.Poll(ctx)
+		response, err := poller.Poll(ctx) //nolint:bodyclose // the SDK has read and closed it
 		if err != nil {
 			err = arm.Classify(err)
 			after, throttled := arm.IsThrottled(err)

@@ -212,7 +212,7 @@ func (w *world) ledgerObjects() []string {
 // must is for calls that fail only if the test itself is wrong.
 func must[T any](v T, err error) T {
 	if err != nil {
-		panic(fmt.Sprintf("test set-up: %v", err))
+		panic(fmt.Sprintf("test set-up: %v", err)) //nolint:forbidigo // saves every caller a line
 	}
 	return v
 }

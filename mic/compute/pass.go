@@ -230,8 +230,8 @@ func (p *pass) apply(ctx context.Context, adds, removes []string) error {
 // the others. If ARM does not name the culprit it is found by halving.
 func (p *pass) send(ctx context.Context, adds, removes []string) error {
 	for {
-		body, any := p.s.known.patchFor(adds, removes)
-		if !any {
+		body, changes := p.s.known.patchFor(adds, removes)
+		if !changes {
 			return nil
 		}
 		started, err := p.client.update(ctx, p.target, body, p.s.known.etag)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
-	eventsv1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -170,7 +169,7 @@ func (s *scenario) startMIC() {
 	check(s.t, err)
 	controllers, err := New(ctx, s.config, s.client, engine, Options{
 		Namespace: micNamespace, Parallel: 20, Metrics: metrics, SkipNameValidation: true,
-		Recorder: broadcaster.NewRecorder(scheme, eventsv1.EventSource{Component: EventComponent}),
+		Recorder: broadcaster.NewRecorder(scheme, corev1.EventSource{Component: EventComponent}),
 	})
 	check(s.t, err)
 	ended := make(chan error, 1)
@@ -232,16 +231,20 @@ func (s *scenario) pod(namespace, name, node, label string) *corev1.Pod {
 // eventually waits until state returns "", which else says what is missing.
 func (s *scenario) eventually(what string, state func() string) {
 	s.t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for {
 		missing := state()
 		if missing == "" {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline.C:
 			s.t.Fatalf("%s: %s", what, missing)
+		case <-tick.C:
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -152,8 +152,8 @@ func (r *podReconciler) delete(ctx context.Context, a *v1.AzureAssignedIdentity)
 }
 
 // podChangeMatters says whether a change of a pod can change anything here.
-func podChangeMatters(old, new *corev1.Pod) bool {
-	return old.UID != new.UID || old.Spec.NodeName != new.Spec.NodeName || finished(old) != finished(new) ||
-		old.DeletionTimestamp.IsZero() != new.DeletionTimestamp.IsZero() ||
-		old.Labels[v1.BindingLabelKey] != new.Labels[v1.BindingLabelKey] || tagsOf(old) != tagsOf(new)
+func podChangeMatters(before, after *corev1.Pod) bool {
+	return before.UID != after.UID || before.Spec.NodeName != after.Spec.NodeName || finished(before) != finished(after) ||
+		before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
+		before.Labels[v1.BindingLabelKey] != after.Labels[v1.BindingLabelKey] || tagsOf(before) != tagsOf(after)
 }

@@ -34,18 +34,17 @@ func (s *start) Start(ctx context.Context) error {
 	log.Info("This replica became leader")
 	s.metrics.NewLeaderElections.Inc()
 	backoff := wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.2, Steps: 1 << 20, Cap: 30 * time.Second}
-	err := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
+	prepared := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
 		err := s.prepare(ctx)
 		if err != nil && ctx.Err() == nil {
 			log.Error(err, "Cannot start to work yet")
 		}
 		return err == nil, nil
 	})
-	if err != nil {
-		return nil // ctx ended
+	if prepared == nil { // else ctx ended
+		close(s.done)
+		<-ctx.Done()
 	}
-	close(s.done)
-	<-ctx.Done()
 	return nil
 }
 

@@ -25,8 +25,11 @@ func send(t *testing.T, budget *Budget, method, path string, answer transport) e
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = pipeline.Do(request)
-	return err
+	answered, err := pipeline.Do(request)
+	if err != nil {
+		return err
+	}
+	return answered.Body.Close()
 }
 
 func ok(r *http.Request) (*http.Response, error) {
@@ -56,7 +59,7 @@ func TestAPauseHoldsForItsKindAndSubscriptionOnly(t *testing.T) {
 				t.Errorf("%s %s: %v", other.method, other.path, err)
 			}
 		}
-		time.Sleep(30 * time.Second)
+		<-time.After(30 * time.Second)
 		if err := send(t, b, http.MethodPatch, "/subscriptions/one/other", count); err != nil || calls != 4 {
 			t.Errorf("after the pause: %v, %d calls", err, calls)
 		}
@@ -81,18 +84,21 @@ func TestWritesStayWithinTheBudget(t *testing.T) {
 
 func TestWhichAnswersPauseEverybody(t *testing.T) {
 	for name, test := range map[string]struct {
-		response *http.Response
-		want     time.Duration
+		status     int
+		retryAfter string
+		want       time.Duration
 	}{
-		"throttled":                              {response(429, "", "Retry-After", "7"), 7 * time.Second},
-		"throttled without a time":               {response(429, ""), defaultRetryAfter},
-		"server error with a time":               {response(503, "", "Retry-After", "7"), 7 * time.Second},
-		"server error without one":               {response(500, ""), 0},
-		"an operation that asks to be polled so": {response(200, "", "Retry-After", "7"), 0},
-		"a conflict":                             {response(409, "", "Retry-After", "7"), 0},
+		"throttled":                              {429, "7", 7 * time.Second},
+		"throttled without a time":               {429, "", defaultRetryAfter},
+		"server error with a time":               {503, "7", 7 * time.Second},
+		"server error without one":               {500, "", 0},
+		"an operation that asks to be polled so": {200, "7", 0},
+		"a conflict":                             {409, "7", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := pause(test.response); got != test.want {
+			r := response(test.status, "", "Retry-After", test.retryAfter)
+			defer r.Body.Close()
+			if got := pause(r); got != test.want {
 				t.Errorf("%s, want %s", got, test.want)
 			}
 		})

@@ -21,22 +21,22 @@ type Kind string
 const (
 	// Other is a failure that a later try may not see: server errors, network.
 	Other Kind = "Other"
-	// NotFound: the resource does not exist.
+	// NotFound means that the resource does not exist.
 	NotFound Kind = "NotFound"
-	// Throttled: wait for Error.RetryAfter, then try again.
+	// Throttled means: wait for Error.RetryAfter, then try again.
 	Throttled Kind = "Throttled"
-	// BadIdentities: ARM refused identities, those in Error.Identities if it says
-	// which. Others are not affected.
+	// BadIdentities means that ARM refused identities, those in Error.Identities if
+	// it says which. Others are not affected.
 	BadIdentities Kind = "BadIdentities"
-	// Deleting: the resource is being deleted and takes no more changes.
+	// Deleting means that the resource is being deleted and takes no more changes.
 	Deleting Kind = "Deleting"
-	// Conflict: another change of the resource is under way.
+	// Conflict means that another change of the resource is under way.
 	Conflict Kind = "Conflict"
-	// Changed: the resource changed since it was read (its ETag is another).
+	// Changed means that the resource changed since it was read (its ETag is another).
 	Changed Kind = "Changed"
-	// Forbidden: the caller may not do this, or could not sign in.
+	// Forbidden means that the caller may not do this, or could not sign in.
 	Forbidden Kind = "Forbidden"
-	// Invalid: ARM refused the request as it is.
+	// Invalid means that ARM refused the request as it is.
 	Invalid Kind = "Invalid"
 )
 

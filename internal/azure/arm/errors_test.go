@@ -97,7 +97,7 @@ func TestClassifyWithoutAnAnswer(t *testing.T) {
 		t.Errorf("a network error becomes %v", err)
 	}
 	once := Classify(errors.New("x"))
-	if again := Classify(once); again != once {
+	if again := Classify(once); !errors.Is(again, once) || again.Error() != once.Error() {
 		t.Errorf("classified twice: %v", again)
 	}
 }

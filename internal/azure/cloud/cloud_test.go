@@ -196,7 +196,7 @@ func TestWatchSeesEveryKindOfReplacement(t *testing.T) {
 			{"half written", func() { put("other", "") }, 3},
 		} {
 			step.do()
-			time.Sleep(1500 * time.Millisecond)
+			<-time.After(1500 * time.Millisecond)
 			synctest.Wait()
 			if changes != step.want {
 				t.Errorf("%s: %d changes seen, want %d", step.what, changes, step.want)
