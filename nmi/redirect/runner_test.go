@@ -88,7 +88,9 @@ func TestRunnerLeavesTheRedirectWhenItEnds(t *testing.T) {
 		go func() { done <- NewRunner(f, guideTarget, time.Minute, nil).Run(ctx) }()
 		synctest.Wait()
 		cancel()
-		<-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run returned %v", err)
+		}
 		if diff := cmp.Diff(wanted, f.Rules()); diff != "" {
 			t.Errorf("rules (-want +got):\n%s", diff)
 		}

@@ -170,6 +170,16 @@ func TestWaits(t *testing.T) {
 	}
 }
 
+// TestUnlabelledPodDoesNotWait: credential chains in pods that have nothing to do
+// with us must not hang.
+func TestUnlabelledPodDoesNotWait(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.Waiting = Waiting{Created: time.Hour, Assigned: time.Hour} })
+	w.setPod("web", webIP, func(p *corev1.Pod) { p.Labels = nil })
+	if r := w.get(webIP, tokenURL, nil); r.status != 404 || !strings.Contains(r.oauth.Description, "has no label aadpodidbinding") {
+		t.Errorf("status %d, %s", r.status, r.body)
+	}
+}
+
 func TestWaitIsBounded(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.Waiting = Waiting{Created: 10 * time.Millisecond, Assigned: 20 * time.Millisecond} })
 	if r := w.get(webIP, tokenURL, nil); r.status != 404 || !strings.Contains(r.oauth.Description, "after 10ms") {

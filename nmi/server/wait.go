@@ -36,6 +36,10 @@ func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*
 		if now.Pod.UID != uid {
 			return nil, podindex.ErrUnknown // the caller is gone; this is its successor
 		}
+		if now.Pod.Labels[v1.BindingLabelKey] == "" {
+			// No binding selects it, so there is nothing to wait for.
+			return nil, s.noIdentity(fmt.Sprintf("pod %s has no label %s, so no AzureIdentityBinding gives it an azure identity", now.Pod, v1.BindingLabelKey))
+		}
 		c := choose(now, sel, s.o.ForceNamespaced)
 		if c.progress == progressAssigned {
 			return c.identity, nil
@@ -77,7 +81,7 @@ func (s *Server) notAssigned(pod *podindex.Pod, sel selector, c choice, waited t
 	asked := ""
 	switch {
 	case sel.clientID != "":
-		asked = fmt.Sprintf(" with clientID %s", redact.ClientID(sel.clientID))
+		asked = " with clientID " + redact.ClientID(sel.clientID)
 	case sel.resourceID != "":
 		asked = " with the requested resource ID"
 	}
@@ -89,6 +93,10 @@ func (s *Server) notAssigned(pod *podindex.Pod, sel selector, c choice, waited t
 	} else if c.refused != "" {
 		text = fmt.Sprintf("no azure identity%s found for pod %s after %s: an AzureAssignedIdentity exists, but %s", asked, pod, waited, c.refused)
 	}
+	return s.noIdentity(text)
+}
+
+func (s *Server) noIdentity(text string) error {
 	e := &apiError{status: http.StatusNotFound, code: "identity_not_assigned", description: text}
 	if s.o.SetRetryAfter {
 		e.status, e.retryAfter = http.StatusServiceUnavailable, retryAfterUnassigned

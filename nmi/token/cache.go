@@ -76,7 +76,7 @@ func (c *Cache) Token(ctx context.Context, req Request) (Token, error) {
 	cached := c.get(key)
 	if cached != nil && now.Before(cached.soft) {
 		if !now.Before(cached.renewAt) {
-			c.renew(key, req)
+			c.renew(key, req) //nolint:contextcheck // a renewal outlives the request that starts it
 		}
 		return cached.token, nil
 	}
@@ -116,7 +116,7 @@ func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) 
 			c.mu.Unlock()
 			return e.token, nil
 		}
-		f = c.start(key, req)
+		f = c.start(key, req) //nolint:contextcheck // a flight outlives the request that starts it
 	}
 	f.waiters++
 	c.mu.Unlock()

@@ -3,6 +3,7 @@
 package redirecttest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -130,7 +131,7 @@ func (f *Tables) NewChain(_, c string) error {
 func (f *Tables) Insert(_, c string, pos int, spec ...string) error {
 	return f.do("insert", c, true, func() error {
 		if pos < 1 || pos > len(f.chains[c])+1 {
-			return fmt.Errorf("index of insertion too big")
+			return errors.New("index of insertion too big")
 		}
 		if i := slices.Index(spec, "-j"); i >= 0 {
 			target := spec[i+1]
@@ -165,7 +166,7 @@ func (f *Tables) Delete(_, c string, spec ...string) error {
 func (f *Tables) DeleteById(_, c string, id int) error {
 	return f.do("delete", c, true, func() error {
 		if id < 1 || id > len(f.chains[c]) {
-			return fmt.Errorf("index of deletion too big")
+			return errors.New("index of deletion too big")
 		}
 		f.chains[c] = slices.Delete(f.chains[c], id-1, id)
 		return nil
