@@ -153,7 +153,7 @@ func notServed(conditions []apiextensionsv1.CustomResourceDefinitionCondition) s
 		switch c.Type {
 		case apiextensionsv1.NamesAccepted:
 			if c.Status == apiextensionsv1.ConditionFalse {
-				return fmt.Sprintf("has names that another CRD has: %s", c.Message)
+				return "has names that another CRD has: " + c.Message
 			}
 		case apiextensionsv1.Established:
 			established = c.Status == apiextensionsv1.ConditionTrue

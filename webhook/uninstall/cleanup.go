@@ -132,20 +132,20 @@ func (o cleanupOptions) leftovers(ctx context.Context, c client.Client) ([]clien
 	}
 	var objects []client.Object
 	for _, l := range ledgers.Items {
-		objects = append(objects, object("", "v1", "ConfigMap", o.Namespace, l.Name))
+		objects = append(objects, object("", "ConfigMap", o.Namespace, l.Name))
 	}
 	objects = append(objects,
-		object("", "v1", "ConfigMap", o.Namespace, o.configMap),
-		object("coordination.k8s.io", "v1", "Lease", o.leaderElectionNamespace, o.leaderElectionName),
-		object("", "v1", "Endpoints", o.leaderElectionNamespace, o.leaderElectionName))
+		object("", "ConfigMap", o.Namespace, o.configMap),
+		object("coordination.k8s.io", "Lease", o.leaderElectionNamespace, o.leaderElectionName),
+		object("", "Endpoints", o.leaderElectionNamespace, o.leaderElectionName))
 	for _, name := range o.secrets {
-		objects = append(objects, object("", "v1", "Secret", o.Namespace, name))
+		objects = append(objects, object("", "Secret", o.Namespace, name))
 	}
-	return append(objects, object("", "v1", "ConfigMap", o.Namespace, marker.Name)), nil
+	return append(objects, object("", "ConfigMap", o.Namespace, marker.Name)), nil
 }
 
-func object(group, version, kind, namespace, name string) client.Object {
+func object(group, kind, namespace, name string) client.Object {
 	o := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	o.SetGroupVersionKind(schema.GroupVersionKind{Group: group, Version: version, Kind: kind})
+	o.SetGroupVersionKind(schema.GroupVersionKind{Group: group, Version: "v1", Kind: kind})
 	return o
 }
