@@ -5,9 +5,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -43,8 +45,8 @@ func writeCertificate(t *testing.T, dir string, serial int64, from, to time.Time
 
 func writeFiles(t *testing.T, dir string, cert, key []byte) {
 	t.Helper()
-	version, err := os.MkdirTemp(dir, "..version")
-	if err != nil {
+	version := filepath.Join(dir, fmt.Sprintf("..version-%x", sha256.Sum256(cert)))
+	if err := os.Mkdir(version, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string][]byte{CertFile: cert, KeyFile: key} {

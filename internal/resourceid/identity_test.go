@@ -72,11 +72,11 @@ func TestParseAnyCaseTakesWhatTheOldRuleTook(t *testing.T) {
 // The whole message of every class of defect, as it follows the ID in
 // kubectl's output.
 func TestDefects(t *testing.T) {
-	replace := func(old, new string) string {
-		if !strings.Contains(good, old) {
-			t.Fatalf("%q is not in the ID", old)
+	replace := func(from, to string) string {
+		if !strings.Contains(good, from) {
+			t.Fatalf("%q is not in the ID", from)
 		}
-		return strings.Replace(good, old, new, 1)
+		return strings.Replace(good, from, to, 1)
 	}
 	tests := map[string]struct {
 		id         string

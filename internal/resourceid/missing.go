@@ -90,11 +90,11 @@ func (d *diagnosis) misfit(segments []string) {
 // stretches of the pattern that nothing was found for, and the segments that
 // found no place.
 func fit(segments []string) (missing, rest []string) {
-	stretch := ""
+	var stretch []string
 	flush := func() {
-		if stretch != "" {
-			missing = append(missing, stretch)
-			stretch = ""
+		if len(stretch) > 0 {
+			missing = append(missing, "/"+strings.Join(stretch, "/"))
+			stretch = nil
 		}
 	}
 	next := 0
@@ -120,7 +120,7 @@ func fit(segments []string) (missing, rest []string) {
 		if name == "" {
 			name = placeholders[i]
 		}
-		stretch += "/" + name
+		stretch = append(stretch, name)
 	}
 	flush()
 	return missing, append(rest, segments[next:]...)

@@ -24,7 +24,7 @@ func groupProblem(s string) string {
 		return "is empty"
 	}
 	for _, r := range s {
-		if r == utf8.RuneError || !(isAlnum(r) || strings.ContainsRune("_()-.", r) || r > unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r))) {
+		if !isGroupRune(r) {
 			return fmt.Sprintf("contains %q; letters, digits and _ ( ) - . are allowed", r)
 		}
 	}
@@ -35,6 +35,16 @@ func groupProblem(s string) string {
 		return "ends in a period"
 	}
 	return ""
+}
+
+func isGroupRune(r rune) bool {
+	switch {
+	case r == utf8.RuneError: // what is no UTF-8 comes as this
+		return false
+	case r > unicode.MaxASCII:
+		return unicode.IsLetter(r) || unicode.IsDigit(r)
+	}
+	return isAlnum(r) || strings.ContainsRune("_()-.", r)
 }
 
 // nameProblem says what Azure refuses in the name of a user-assigned identity;

@@ -1,6 +1,7 @@
 package validation
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -138,7 +139,8 @@ func resourceIDFinding(path *field.Path, id string) *field.Error {
 	if id == "" {
 		return field.Required(path, err.Error())
 	}
-	if e, ok := err.(*resourceid.Error); ok {
+	var e *resourceid.Error
+	if errors.As(err, &e) {
 		return field.Invalid(path, id, e.Detail())
 	}
 	return field.Invalid(path, id, err.Error())
