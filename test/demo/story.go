@@ -77,8 +77,10 @@ func (t *teller) install(ctx context.Context) bool {
 		t.run(ctx, "kubectl", "get", "pods", "--all-namespaces") //nolint:errcheck // shown to help, the step has failed already
 		return false
 	}
-	return t.expect(ctx, "webhook, MIC and NMI run", []string{"kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity"},
+	running := t.expect(ctx, "webhook, MIC and NMI run", []string{"kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity"},
 		"aad-pod-identity-webhook-", "aad-pod-identity-mic-", "aad-pod-identity-nmi-")
+	trusted := t.expect(ctx, "the API server trusts the webhook's certificate", stack.WaitForCA(), "condition met")
+	return running && trusted
 }
 
 func (t *teller) rejections(ctx context.Context) {

@@ -40,7 +40,21 @@ func testMain(m *testing.M) (int, error) {
 	if code != 0 {
 		dump(ctx)
 	}
-	return code, nil
+	return code, namespacesGone(ctx)
+}
+
+// namespacesGone waits until the tests' namespaces are gone: a finalizer that
+// nobody removes would hold one for ever.
+func namespacesGone(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return stack.Poll(ctx, func(ctx context.Context) error {
+		out, err := env.Kubectl(ctx, "", "get", "namespaces", "-o", "name")
+		if err == nil && strings.Contains(out, "namespace/e2e-") {
+			err = fmt.Errorf("namespaces of tests do not go away: %s", strings.Join(strings.Fields(out), " "))
+		}
+		return err
+	})
 }
 
 // reinstall gives the tests a fresh release, whatever an earlier run left.
@@ -67,14 +81,15 @@ func install(ctx context.Context) error {
 	args := append([]string{
 		"install", stack.Release, env.Chart(), "--wait", "--timeout=3m",
 		"--set", "nmi.ipTableUpdateTimeIntervalInSeconds=2",
-		"--set", "nmi.retryAttemptsForCreated=3", "--set", "nmi.retryAttemptsForAssigned=4",
+		"--set", "nmi.retryAttemptsForCreated=2", "--set", "nmi.retryAttemptsForAssigned=20", "--set", "nmi.findIdentityRetryIntervalInSeconds=1",
 		"--set", "mic.identityAssignmentReconcileInterval=5s",
 	}, env.HelmArgs()...)
 	if out, err := env.Helm(ctx, args...); err != nil {
 		dump(ctx)
 		return fmt.Errorf("%w\n%s", err, out)
 	}
-	return nil
+	_, err := env.Kubectl(ctx, "", stack.WaitForCA()[1:]...)
+	return err
 }
 
 // dump prints what helps to understand a failure.

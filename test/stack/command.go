@@ -75,3 +75,12 @@ func (s *Stack) must(ctx context.Context, c Command) (string, error) {
 	}
 	return r.Output, nil
 }
+
+// WaitForCA is the command by which a user waits until cert-manager has told the
+// API server which certificate authority to trust. Helm does not wait for it.
+func WaitForCA() []string {
+	return []string{
+		"kubectl", "wait", "--for=jsonpath={.webhooks[0].clientConfig.caBundle}", "--timeout=1m",
+		"mutatingwebhookconfiguration/" + Release + "-webhook", "validatingwebhookconfiguration/" + Release + "-webhook",
+	}
+}
