@@ -11,7 +11,7 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/klog/v2"
-	ctrl "sigs.k8s.io/controller-runtime"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/version"
 )
@@ -76,7 +76,7 @@ func (f *CommonFlags) Parse(fs *pflag.FlagSet, component string, args []string) 
 	if err := logsapi.ValidateAndApply(f.logging, nil); err != nil {
 		return false, Usagef("logging flags: %w", err)
 	}
-	ctrl.SetLogger(klog.Background())
+	ctrllog.SetLogger(klog.Background())
 	return false, nil
 }
 

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	ctrl "sigs.k8s.io/controller-runtime"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"k8s.io/klog/v2"
@@ -71,7 +71,7 @@ func (f *Flags) Parse(fs *pflag.FlagSet, args []string) (done bool, err error) {
 	if len(errs) > 0 {
 		return false, run.Usagef("%s: %w", fs.Name(), errors.Join(errs...))
 	}
-	ctrl.SetLogger(klog.Background())
+	ctrllog.SetLogger(klog.Background())
 	return false, nil
 }
 
