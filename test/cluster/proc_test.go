@@ -212,7 +212,7 @@ func TestEnsureStartsRepairsAndRestarts(t *testing.T) {
 // testCluster is a cluster in a temporary directory that was never started.
 func testCluster(t *testing.T) *Cluster {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "c-") // t.TempDir is too long for the sockets
+	dir, err := os.MkdirTemp("", "c-") //nolint:usetesting // t.TempDir is too long for the sockets
 	if err != nil {
 		t.Fatal(err)
 	}

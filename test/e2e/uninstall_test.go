@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"strings"
 	"testing"
 
@@ -10,7 +9,7 @@ import (
 
 // TestUninstall takes the release down while pods use identities. Nothing of it
 // may stay in ARM, on the node or in the API server; the users' objects stay. It
-// is last in the file order; the release is installed again for a next run.
+// is the last test in the order of files; TestMain installs for the next run.
 func TestUninstall(t *testing.T) {
 	ns := namespace(t)
 	id := azureIdentity(t, "uninstall")
@@ -21,11 +20,6 @@ func TestUninstall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := install(context.Background()); err != nil {
-			t.Logf("installing again: %v", err)
-		}
-	})
 	t.Log(out)
 
 	if has, err := onScaleSet(t.Context(), id.ID); err != nil || has {
