@@ -25,8 +25,12 @@ func newProxy(endpoint *url.URL, transport http.RoundTripper) *httputil.ReverseP
 	return &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host = endpoint.Scheme, endpoint.Host
+			p.Out.URL.Opaque = "" // would take the place of the path that was judged
 			p.Out.Host = endpoint.Host
 			p.Out.URL.RawQuery = p.In.URL.RawQuery
+			// After a switch of protocols nobody would judge what the pod asks for.
+			p.Out.Header.Del("Upgrade")
+			p.Out.Header.Del("Connection")
 			// ReverseProxy drops these. The service refuses requests that carry
 			// them, which protects pods that are proxies themselves.
 			for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {

@@ -1,8 +1,9 @@
 package server
 
 import (
-	"net/url"
+	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -47,6 +48,13 @@ func (r route) forToken() bool { return r == routeToken || r == routeHost }
 // after normalise: passed on, it could get the node's own tokens.
 var tokenLike = regexp.MustCompile(`identity.*oauth2.*token`)
 
+// ordinary says whether a request's path is all that it asks for. A target such as
+// "http:http://host/path" has no path but an opaque part, which would be passed on
+// as it is and understood by the real service; CONNECT names a host.
+func ordinary(r *http.Request) bool {
+	return r.Method != http.MethodConnect && r.URL.Opaque == "" && (r.URL.Path == "" || r.URL.Path[0] == '/')
+}
+
 // classify decides by the decoded path of a request. Only "metadata" is matched
 // in any case, and all paths are prefixes, so a trailing slash does no harm.
 func classify(path string) route {
@@ -86,13 +94,20 @@ func instance(path string) bool {
 	return len(kept) > 1 && kept[0] == "metadata" && strings.HasPrefix(kept[1], "instance")
 }
 
+// escape is one percent-encoded byte. Each is decoded by itself: a broken one must
+// not keep the others from being seen.
+var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+
 // normalise undoes what lenient servers undo: percent-encoding, also repeated,
 // and case. Line breaks become spaces so that the pattern sees one line.
 func normalise(path string) string {
 	const layers = 4
 	for range layers {
-		decoded, err := url.PathUnescape(path)
-		if err != nil || decoded == path {
+		decoded := escape.ReplaceAllStringFunc(path, func(e string) string {
+			b, _ := strconv.ParseUint(e[1:], 16, 8) // two hexadecimal digits
+			return string([]byte{byte(b)})
+		})
+		if decoded == path {
 			break
 		}
 		path = decoded

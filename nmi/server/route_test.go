@@ -20,6 +20,8 @@ func TestClassify(t *testing.T) {
 		"/metadata/identity%252foauth2/token":         routeInvalid,
 		"/metadata/iden%74ity/oauth2/token":           routeInvalid,
 		"/metadata/identity/oauth2\n/token":           routeInvalid,
+		"/metadata/identity/oauth2/%74oken/%zz":       routeInvalid, // one broken escape hides no other
+		"/metadata/%69nstance/%":                      routeInstance,
 		"/host/token":                                 routeHost,
 		"/host/token/":                                routeHost,
 		"/HOST/token":                                 routeProxy,

@@ -65,6 +65,9 @@ func New(o Options, pods *podindex.Index, tokens token.Source, m *metric.NMI, tr
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rt := classify(r.URL.Path)
+	if !ordinary(r) {
+		rt = routeInvalid
+	}
 	serve := s.serveProxy
 	switch rt {
 	case routeToken:
