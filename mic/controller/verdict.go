@@ -3,6 +3,7 @@ package controller
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -22,6 +23,11 @@ type verdict struct {
 	// requestID of ARM goes into the message when that is written, and does not
 	// count as a change: it is another at every attempt.
 	requestID string
+	// stable is how the message begins, if the rest may be another at every
+	// attempt and so does not count as a change either: sign-in failures hold a
+	// trace ID and the time, network errors a port. To write each would call the
+	// target back at once, which would fail again.
+	stable string
 	// attempted: ARM refused it just now.
 	attempted bool
 	// unknown: nothing was learnt, so the status stays as it is.
@@ -63,7 +69,8 @@ func judge(a *v1.AzureAssignedIdentity, target string, result compute.Result, er
 }
 
 // judgeFailure is the verdict about an identity whose target could not be
-// changed. The message is the same at every attempt, or each would be written.
+// changed. The message is the same at every attempt, or begins with what is, or
+// each would be written.
 func judgeFailure(target string, err error) verdict {
 	var failure *arm.Error
 	switch {
@@ -74,8 +81,9 @@ func judgeFailure(target string, err error) verdict {
 	case failure.Kind == arm.Conflict:
 		return verdict{reason: v1.ReasonPending, message: "waiting for another update of " + target}
 	}
+	stable := fmt.Sprintf("%s: %s: ", target, failure.Code)
 	return verdict{
-		reason: v1.ReasonAssignmentFailed, message: fmt.Sprintf("%s: %s: %s", target, failure.Code, failure.Message),
+		reason: v1.ReasonAssignmentFailed, message: stable + failure.Message, stable: stable,
 		requestID: failure.RequestID,
 	}
 }
@@ -110,8 +118,11 @@ func (v verdict) status(current v1.AzureAssignedIdentityStatus, now time.Time) (
 	return next, true
 }
 
-// sameMessage compares without the request ID.
+// sameMessage compares without the request ID and what is not stable.
 func (v verdict) sameMessage(old string) bool {
+	if v.stable != "" {
+		return strings.HasPrefix(old, v.stable)
+	}
 	const suffix = " (request "
 	return old == v.message || (len(old) > len(v.message)+len(suffix) && old[:len(v.message)+len(suffix)] == v.message+suffix)
 }

@@ -45,7 +45,7 @@ func TestJudge(t *testing.T) {
 		"throttled":                            {assignedObject("Created"), compute.Result{}, throttled, verdict{reason: "Throttled"}},
 		"Azure fails":                          {assignedObject("Created"), compute.Result{}, errors.New("no route"), verdict{reason: "AssignmentFailed", message: "no route"}},
 		"another update runs":                  {assignedObject("Created"), compute.Result{}, fmt.Errorf("x: %w", &arm.Error{Kind: arm.Conflict, RequestID: "r9"}), verdict{reason: "Pending", message: "waiting for another update of pool1"}},
-		"MIC lacks a permission":               {assignedObject("Created"), compute.Result{}, fmt.Errorf("x: %w", &arm.Error{Kind: arm.Forbidden, Code: "AuthorizationFailed", Message: "no", RequestID: "r9"}), verdict{reason: "AssignmentFailed", message: "pool1: AuthorizationFailed: no", requestID: "r9"}},
+		"MIC lacks a permission":               {assignedObject("Created"), compute.Result{}, fmt.Errorf("x: %w", &arm.Error{Kind: arm.Forbidden, Code: "AuthorizationFailed", Message: "no", RequestID: "r9"}), verdict{reason: "AssignmentFailed", message: "pool1: AuthorizationFailed: no", stable: "pool1: AuthorizationFailed: ", requestID: "r9"}},
 		"Azure fails and it was assigned":      {assignedObject("Assigned"), compute.Result{}, errors.New("no route"), verdict{unknown: true}},
 		"throttled and it was assigned":        {assignedObject("Assigned"), compute.Result{}, throttled, verdict{unknown: true}},
 		"Azure fails and it has an old status": {assignedObject(""), compute.Result{}, errors.New("no route"), verdict{unknown: true}},
@@ -106,6 +106,26 @@ func TestStatusIsWrittenOnChangeOnly(t *testing.T) {
 	s.Status = "Created" // by hand
 	if s, changed = write(s, assigned, later); !changed || s.Status != "Assigned" {
 		t.Errorf("a status changed by hand is not put right: %+v", s)
+	}
+}
+
+func TestADifferentTraceIDIsNoChange(t *testing.T) {
+	object := assignedObject("Created")
+	attempt := func(code, message string) bool {
+		t.Helper()
+		err := fmt.Errorf("reading: %w", &arm.Error{Kind: arm.Forbidden, Code: code, Message: message})
+		next, changed := judge(object, "pool1", compute.Result{}, err).status(object.Status, time.Now())
+		object.Status = next
+		return changed
+	}
+	if !attempt("AuthenticationFailed", "AADSTS7000215: wrong secret. Trace ID: 1 Timestamp: 12:00:00Z") {
+		t.Error("the first failure is not written")
+	}
+	if attempt("AuthenticationFailed", "AADSTS7000215: wrong secret. Trace ID: 2 Timestamp: 12:00:01Z") {
+		t.Error("the same failure with another trace ID is written, which calls its target back at once")
+	}
+	if !attempt("AuthorizationFailed", "no role") {
+		t.Error("another failure is not written")
 	}
 }
 
