@@ -97,3 +97,25 @@ func (s *Server) serveInstance(w http.ResponseWriter, r *http.Request, note *not
 	}
 	return s.serveProxy(w, r, note)
 }
+
+// serveIdentity refuses what is below /metadata/identity besides tokens and info.
+// By issuecredential the service gives out a certificate that gets tokens of any
+// identity of the node. Not found is what an older service says, and MSAL then
+// goes on to ask for a token. A pod that may use the node's identities may this way
+// too.
+func (s *Server) serveIdentity(w http.ResponseWriter, r *http.Request, note *note) error {
+	if s.o.MetadataHeaderRequired {
+		if err := requireMetadata(r.Header); err != nil {
+			return err
+		}
+	}
+	v, err := s.caller(r)
+	if err != nil {
+		return err
+	}
+	note.pod = v.Pod
+	if s.bypassed(v) {
+		return s.proxy(w, r)
+	}
+	return &apiError{status: http.StatusNotFound, code: "not_found", description: "of the node's identities, NMI serves tokens only"}
+}

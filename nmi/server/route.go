@@ -15,6 +15,7 @@ const (
 	routeToken                 // a token for the calling pod
 	routeHost                  // a token for a pod named by a process of the node
 	routeInstance              // instance metadata
+	routeIdentity              // what else the service has about the node's identities
 	routeInvalid               // looks like a token request and is none
 )
 
@@ -23,6 +24,8 @@ const (
 	tokenPath    = "/metadata/identity/oauth2/token"
 	hostPath     = "/host/token"
 	instancePath = "/metadata/instance"
+	identityPath = "/metadata/identity"
+	infoPath     = "/metadata/identity/info"
 	otherPath    = "other"
 )
 
@@ -34,6 +37,8 @@ func (r route) String() string {
 		return hostPath
 	case routeInstance:
 		return instancePath
+	case routeIdentity:
+		return identityPath
 	case routeInvalid:
 		return "invalid"
 	default:
@@ -47,6 +52,10 @@ func (r route) forToken() bool { return r == routeToken || r == routeHost }
 // tokenLike matches a path that another server might take for the token path,
 // after normalise: passed on, it could get the node's own tokens.
 var tokenLike = regexp.MustCompile(`identity.*oauth2.*token`)
+
+// identityLike matches, after normalise, whatever another server might take for a
+// path below /metadata/identity.
+var identityLike = regexp.MustCompile(`metadata.*identity`)
 
 // ordinary says whether a request's path is all that it asks for. A target such as
 // "http:http://host/path" has no path but an opaque part, which would be passed on
@@ -68,6 +77,8 @@ func classify(path string) route {
 		return routeInvalid
 	case strings.HasPrefix(path, hostPath):
 		return routeHost
+	case identityLike.MatchString(normalise(path)) && strings.TrimSuffix(path, "/") != infoPath:
+		return routeIdentity
 	case instance(path):
 		return routeInstance
 	default:

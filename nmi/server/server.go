@@ -76,6 +76,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		serve = s.serveHostToken
 	case routeInstance:
 		serve = s.serveInstance
+	case routeIdentity:
+		serve = s.serveIdentity
 	case routeInvalid:
 		serve = func(http.ResponseWriter, *http.Request, *note) error { return invalidRequest("Invalid request") }
 	}

@@ -8,8 +8,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 )
 
@@ -94,5 +98,33 @@ func TestNoProtocolSwitch(t *testing.T) {
 	status, _ := w.exchange(http.MethodGet, "/metadata/versions", "Connection: Upgrade\r\nUpgrade: tunnel\r\n")
 	if asked := <-upgrade; status != http.StatusOK || asked != "" {
 		t.Errorf("status %d, the service was asked for %q", status, asked)
+	}
+}
+
+// TestCredentialsOfTheNodeAreNotPassedOn is about the endpoints beside tokens by
+// which the service hands out the node's identities.
+func TestCredentialsOfTheNodeAreNotPassedOn(t *testing.T) {
+	w := newWorld(t, nil)
+	w.assign("web", w.demo, v1.AssignedIDAssigned)
+	w.setPod("excepted", strangerIP, func(p *corev1.Pod) { p.Spec.ServiceAccountName = "mic" })
+	const issue, platform = "/metadata/identity/issuecredential?cred-api-version=2.0", "/metadata/identity/getplatformmetadata?cred-api-version=2.0"
+	for _, target := range []string{issue, platform} {
+		if r := w.get(webIP, target, nil); r.status != http.StatusNotFound || r.oauth.Code != "not_found" {
+			t.Errorf("%s: status %d, %s", target, r.status, r.body)
+		}
+	}
+	if status, body := w.exchange(http.MethodPost, issue, "Content-Length: 0\r\n"); status != http.StatusNotFound || !strings.Contains(body, "not_found") {
+		t.Errorf("POST: status %d, %s", status, body)
+	}
+	if r := w.get(webIP, issue, map[string]string{"Metadata": ""}); r.status != http.StatusBadRequest {
+		t.Errorf("without the header: status %d, %s", r.status, r.body)
+	}
+	if n := len(w.azure.Calls(azure.CallFilter{Service: azure.ServiceIMDS})); n != 0 {
+		t.Errorf("%d requests reached IMDS", n)
+	}
+	w.get(strangerIP, issue, nil)
+	w.get(webIP, "/metadata/identity/info?api-version=2018-02-01", nil)
+	if n := len(w.azure.Calls(azure.CallFilter{Service: azure.ServiceIMDS})); n != 2 {
+		t.Errorf("%d requests reached IMDS, want those of the excepted pod and for info", n)
 	}
 }
