@@ -124,8 +124,8 @@ func TestValuesBecomeArguments(t *testing.T) {
 		"MIC's namespace may be said": {
 			set: "nmi.micNamespace=elsewhere", object: nmi, want: []string{"--MICNamespace=elsewhere"},
 		},
-		"NMI knows MIC's service account without RBAC, too": {
-			set: "rbac.enabled=false", object: nmi, want: []string{"--mic-service-account=default"},
+		"without RBAC, MIC's service account is that of any pod of the namespace, and tells NMI nothing": {
+			set: "rbac.enabled=false", object: nmi, want: []string{"--mic-service-account="}, absent: []string{"--mic-service-account=default"},
 		},
 		"managed mode confines identities to their namespace": {
 			set: "operationMode=managed", object: nmi, want: []string{"--operation-mode=managed", "--forceNamespaced=true"},
