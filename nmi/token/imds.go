@@ -7,12 +7,15 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/redact"
 )
 
 const (
@@ -90,7 +93,9 @@ func (i *IMDS) Token(ctx context.Context, req Request) (Token, error) {
 		return Token{}, unavailable("reading the answer of the instance metadata service", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return Token{}, answered(resp, body)
+		e := answered(resp, body)
+		e.Description = hide(e.Description, req.ClientID)
+		return Token{}, e
 	}
 	var t Token
 	if err := json.Unmarshal(body, &t); err != nil {
@@ -125,6 +130,15 @@ func answered(resp *http.Response, body []byte) *Error {
 		e.Description = "the instance metadata service answered " + resp.Status
 	}
 	return e
+}
+
+// hide shortens the client ID in a text that is not ours; AAD's errors, which IMDS
+// passes on, name the application.
+func hide(text, clientID string) string {
+	if clientID == "" {
+		return text
+	}
+	return regexp.MustCompile("(?i)"+regexp.QuoteMeta(clientID)).ReplaceAllLiteralString(text, redact.ClientID(clientID))
 }
 
 // refusal says whether a status is about this request rather than about the

@@ -159,6 +159,22 @@ func TestIMDSTellsRefusalFromInability(t *testing.T) {
 	}
 }
 
+func TestIMDSErrorsHideTheClientID(t *testing.T) {
+	e, demo, _, url := cloud(t)
+	upper := strings.ToUpper(demo.ClientID)
+	if _, err := e.AddFault(azure.Fault{
+		Operation: azure.OpIMDSToken, Status: 400, Code: "unauthorized_client",
+		Message: "AADSTS700016: Application with identifier '" + upper + "' was not found",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := token.NewIMDS(url, "agent/1", transport(t)).Token(t.Context(), token.Request{ClientID: demo.ClientID, Resource: audience})
+	var got *token.Error
+	if !errors.As(err, &got) || !got.Refused || !strings.Contains(got.Description, "##### REDACTED #####") || strings.Contains(err.Error(), upper) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestIMDSBoundsTheAnswer(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for range 1 << 12 {
