@@ -171,14 +171,16 @@ func (e *Engine) Target(key string) (resourceid.Compute, bool) {
 }
 
 // Owned returns the identities that MIC added to a target, by resourceid.Key.
-func (e *Engine) Owned(target resourceid.Compute) map[string]string {
+// The error says that the ledger is not known, so nobody may conclude that there
+// are none.
+func (e *Engine) Owned(ctx context.Context, target resourceid.Compute) (map[string]string, error) {
 	s := e.state(target)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ledger == nil {
-		return nil
+	if err := e.readLedger(ctx, s, target); err != nil {
+		return nil, err
 	}
-	return maps.Clone(s.ledger.Added)
+	return maps.Clone(s.ledger.Added), nil
 }
 
 // state returns the state of a target. A target without a ledger in Load has

@@ -19,6 +19,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 )
@@ -44,6 +45,8 @@ type world struct {
 	pool, vm resourceid.Compute
 	// onLedger, if set, runs before each write of a ledger.
 	onLedger func() error
+	// afterPatch, if set, runs after each PATCH.
+	afterPatch func()
 }
 
 func newWorld(t *testing.T, settings azure.Settings) *world {
@@ -114,7 +117,11 @@ func (w *world) restart() {
 	w.budget = arm.NewBudget()
 	options := arm.ClientOptions(w.cloud, w.budget, "aad-pod-identity/MIC/test")
 	options.Retry.RetryDelay = time.Millisecond
-	c := NewClient(w.cloud.Credential, options, nil)
+	c := NewClient(w.cloud.Credential, options, func(operation string, _ time.Duration, _ error) {
+		if w.afterPatch != nil && operation == metric.OpVMSSUpdate {
+			w.afterPatch()
+		}
+	})
 	c.pollBase = 5 * time.Millisecond
 	w.engine = NewEngine(LedgerStore{Client: w.cluster, Namespace: testNS}, c, Options{
 		VerifyInterval: 3 * time.Minute,

@@ -163,22 +163,21 @@ func (p *pass) work() work {
 
 func (p *pass) immutable(e entry) bool { return p.e.options.Immutable(e.id, e.clientID) }
 
-// ahead returns the ledger to be written before a PATCH that adds: what MIC is
-// about to add is MIC's, what is wanted and already there is not.
+// ahead returns the ledger to be written before a PATCH that adds: what is
+// wanted and already there is not MIC's, not even as a ghost that MIC has to
+// renew; what MIC is about to add is.
 func ahead(l *Ledger, want map[string]string, known *resource, adds []string) *Ledger {
 	next := l.clone()
-	adding := map[string]bool{}
-	for _, id := range adds {
-		key := resourceid.Key(id)
-		adding[key] = true
-		if _, before := next.Preexisting[key]; !before {
-			next.Added[key] = id
-		}
-	}
 	for key, id := range want {
 		_, added := next.Added[key]
-		if _, there := known.identities[key]; there && !added && !adding[key] {
+		if _, there := known.identities[key]; there && !added {
 			next.Preexisting[key] = id
+		}
+	}
+	for _, id := range adds {
+		key := resourceid.Key(id)
+		if _, before := next.Preexisting[key]; !before {
+			next.Added[key] = id
 		}
 	}
 	return next
@@ -186,17 +185,18 @@ func ahead(l *Ledger, want map[string]string, known *resource, adds []string) *L
 
 // settle cleans the ledger once the outcome is known: what is not there is
 // nobody's, and whom nobody needs is not worth a record unless it is to be
-// removed.
+// removed. A target that was not read, because nothing of MIC's is on it, loses
+// the latter too: a ledger that stays would hold up an uninstallation for good.
 func (p *pass) settle(ctx context.Context) error {
-	if p.s.known == nil {
-		return nil
-	}
 	next := p.s.ledger.clone()
 	if p.gone {
 		next = newLedger(p.target)
 		next.uid, next.resourceVersion = p.s.ledger.uid, p.s.ledger.resourceVersion
 	}
 	for key := range next.Added {
+		if p.s.known == nil {
+			break
+		}
 		e, there := p.s.known.identities[key]
 		if !there || (p.prune && !p.needed[key] && p.immutable(e)) {
 			delete(next.Added, key)
@@ -257,14 +257,15 @@ func (p *pass) send(ctx context.Context, adds, removes []string) error {
 		if len(culprits) == 0 {
 			return p.halve(ctx, adds, removes, err)
 		}
-		var blamed []string
-		adds, blamed = without(adds, culprits)
-		if len(blamed) == 0 {
-			// ARM complains of something that is there already, so taking out what
-			// is to be added would not help.
+		var badAdds, badRemoves []string
+		adds, badAdds = without(adds, culprits)
+		removes, badRemoves = without(removes, culprits)
+		if len(badAdds)+len(badRemoves) == 0 {
+			// ARM complains of something that is there already and stays, so taking
+			// something out would not help.
 			return err
 		}
-		for _, id := range blamed {
+		for _, id := range slices.Concat(badAdds, badRemoves) {
 			p.failed(ctx, id, err)
 		}
 	}
@@ -329,12 +330,30 @@ func (p *pass) failed(ctx context.Context, id string, err error) {
 		logkey.Target, p.target.String(), logkey.Attempt, f.Attempts, logkey.RetryAfter, f.RetryAt.Sub(p.e.options.Now()).Round(time.Second).String())
 }
 
+// leastWait is the least time between two passes that no event asks for.
+const leastWait = 100 * time.Millisecond
+
+// pending says whether the next pass will try a refused identity again, once
+// its backoff is over.
+func (p *pass) pending(key string) bool {
+	if p.gone || p.s.known == nil || p.s.known.deleting || p.s.ledger == nil {
+		return false
+	}
+	e, there := p.s.known.identities[key]
+	if _, wanted := p.want[key]; wanted {
+		return !there || e.ghost
+	}
+	_, added := p.s.ledger.Added[key]
+	return added && there && p.prune && !p.needed[key] && !p.immutable(e)
+}
+
 func (p *pass) result() Result {
 	r := Result{Gone: p.gone, Present: map[string]bool{}, Failed: map[string]Failure{}, Held: map[string]bool{}}
 	now := p.e.options.Now()
 	wake := func(at time.Time) {
-		// What is due already was done in this pass, or has to wait for an event.
-		if d := at.Sub(now); d > 0 && (r.RetryAfter == 0 || d < r.RetryAfter) {
+		// A PATCH can take longer than a backoff, and than the verify interval.
+		// What fell due meanwhile has to be looked at, or nothing ever would.
+		if d := max(at.Sub(now), leastWait); r.RetryAfter == 0 || d < r.RetryAfter {
 			r.RetryAfter = d
 		}
 	}
@@ -348,14 +367,16 @@ func (p *pass) result() Result {
 				r.Present[key] = true
 			}
 		}
-		if !p.gone && (len(p.needed) > 0 || (p.s.ledger != nil && !p.s.ledger.empty())) {
+		if !p.gone && (len(p.needed) > 0 || (p.s.ledger != nil && len(p.s.ledger.Added) > 0)) {
 			wake(p.s.verifyAt)
 		}
 	}
 	for key, f := range p.s.failures {
 		f.Fresh = p.fresh[key]
 		r.Failed[key] = f
-		wake(f.RetryAt)
+		if p.pending(key) {
+			wake(f.RetryAt)
+		}
 	}
 	r.Unsure = p.s.ledger == nil
 	if p.s.ledger != nil && !r.Gone && !r.Deleting {

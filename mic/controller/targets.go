@@ -116,14 +116,16 @@ func (r *targetReconciler) request(ctx context.Context, target resourceid.Comput
 	if uninstalling || err != nil {
 		return request, err
 	}
-	surplus := r.engine.Owned(target)
+	surplus, unread := r.engine.Owned(ctx, target)
 	for _, a := range assigned {
 		if id := a.Spec.AzureIdentityRef; a.DeletionTimestamp.IsZero() && onTarget(a) {
 			request.Want = append(request.Want, id.Spec.ResourceID)
 			delete(surplus, resourceid.Key(id.Spec.ResourceID))
 		}
 	}
-	if len(surplus) > 0 {
+	// The engine will say that the ledger cannot be read; if by then it can, pods
+	// must have been asked.
+	if len(surplus) > 0 || unread != nil {
 		if request.Keep, err = r.world.neededByPods(ctx, nodes); err != nil {
 			return request, err
 		}
@@ -140,7 +142,10 @@ func onTarget(a *v1.AzureAssignedIdentity) bool {
 // announceRemovals tells NMI to serve no more tokens for what is about to be
 // taken off: that takes a while, and the object stays until it is done.
 func (r *targetReconciler) announceRemovals(ctx context.Context, request compute.Request, assigned []*v1.AzureAssignedIdentity) error {
-	surplus := r.engine.Owned(request.Target)
+	surplus, err := r.engine.Owned(ctx, request.Target)
+	if err != nil {
+		return nil //nolint:nilerr // the engine says so, and then takes nothing off
+	}
 	for _, id := range slices.Concat(request.Want, request.Keep) {
 		delete(surplus, resourceid.Key(id))
 	}
