@@ -365,6 +365,20 @@ func TestAGoneTargetIsForgotten(t *testing.T) {
 	}
 }
 
+func TestA404ThatIsNotARMsDoesNotForgetTheTarget(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	a := w.identity("a")
+	w.sure(w.pool, a)
+	w.restart()
+	must(w.azure.AddFault(azure.Fault{Operation: azure.OpVMSSGet, Status: 404, RawBody: "<html>no such page", Count: 1}))
+	if result, err := w.reconcile(w.pool); err == nil || result.Gone || !result.Held[resourceid.Key(a)] {
+		t.Errorf("error %v, result %+v", err, result)
+	}
+	w.ledgerIs(w.pool, "+a")
+	w.sure(w.pool)
+	w.has(w.pool)
+}
+
 func TestThrottlingHoldsForTheWholeSubscription(t *testing.T) {
 	w := newWorld(t, azure.Settings{})
 	a := w.identity("a")

@@ -21,7 +21,7 @@ type Kind string
 const (
 	// Other is a failure that a later try may not see: server errors, network.
 	Other Kind = "Other"
-	// NotFound means that the resource does not exist.
+	// NotFound means that the resource does not exist: ARM itself says so.
 	NotFound Kind = "NotFound"
 	// Throttled means: wait for Error.RetryAfter, then try again.
 	Throttled Kind = "Throttled"
@@ -198,7 +198,10 @@ func (e *Error) kind() Kind {
 	}
 	switch e.Status {
 	case http.StatusNotFound:
-		return NotFound
+		if e.saysNotFound() {
+			return NotFound
+		}
+		return Other
 	case http.StatusTooManyRequests:
 		return Throttled
 	case http.StatusUnauthorized, http.StatusForbidden:
@@ -214,6 +217,15 @@ func (e *Error) kind() Kind {
 		return Throttled
 	}
 	return Other
+}
+
+// saysNotFound tells ARM's word that a resource or its group does not exist from
+// every other 404: a proxy's page, the ARM of another cloud, which does not know
+// the subscription, or one that does not know the API version. To take these for
+// the end of a resource would forget what is on it.
+func (e *Error) saysNotFound() bool {
+	code := strings.ToLower(e.Code)
+	return strings.HasSuffix(code, "notfound") && code != "subscriptionnotfound"
 }
 
 // body returns code and message of ARM's error object.

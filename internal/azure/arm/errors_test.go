@@ -46,6 +46,10 @@ func TestClassify(t *testing.T) {
 		retryAfter time.Duration
 	}{
 		"not found":                             {response(404, armError("ResourceNotFound", "no")), NotFound, "ResourceNotFound", nil, 0},
+		"its group is not found":                {response(404, armError("ResourceGroupNotFound", "no")), NotFound, "ResourceGroupNotFound", nil, 0},
+		"a 404 of something else than ARM":      {response(404, "<html>nothing here"), Other, "Not Found", nil, 0},
+		"the ARM of another cloud":              {response(404, armError("SubscriptionNotFound", "no")), Other, "SubscriptionNotFound", nil, 0},
+		"an ARM without this API version":       {response(404, armError("InvalidResourceType", "no")), Other, "InvalidResourceType", nil, 0},
 		"throttled":                             {response(429, armError("TooManyRequests", "slow down"), "Retry-After", "17"), Throttled, "TooManyRequests", nil, 17 * time.Second},
 		"throttled in an operation":             {response(200, armError("OperationThrottled", "slow down")), Throttled, "OperationThrottled", nil, 0},
 		"busy and says for how long":            {response(503, armError("ServerBusy", "later"), "Retry-After", "3"), Throttled, "ServerBusy", nil, 3 * time.Second},
