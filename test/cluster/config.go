@@ -84,6 +84,8 @@ kind: KubeletConfiguration
 address: {{.NodeIP}}
 port: {{.KubeletPort}}
 healthzPort: 0
+# Changed Secrets reach pods within seconds, so that a test of certificate rotation need not wait a minute.
+syncFrequency: 5s
 providerID: {{.ProviderID}}
 containerRuntimeEndpoint: unix://{{.Socket}}
 tlsCertFile: {{.ServingCert}}

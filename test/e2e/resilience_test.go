@@ -1,9 +1,14 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 )
@@ -52,7 +57,40 @@ func TestCertificateRotation(t *testing.T) {
 		}
 		return err
 	})
+	issued, err := base64.StdEncoding.DecodeString(kubectl(t, "get", "secret", secret, "-o", `jsonpath={.data.tls\.crt}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(issued)
+	if block == nil {
+		t.Fatal("the secret holds no certificate")
+	}
+	for ip := range strings.FieldsSeq(kubectl(t, "get", "pods", "-l", "component=webhook", "-o", "jsonpath={.items[*].status.podIP}")) {
+		eventually(t, "replica "+ip+" serves the new certificate", func(ctx context.Context) error {
+			n++
+			if _, err := env.Kubectl(ctx, identityManifest(ns, fmt.Sprintf("during-%d", n), id), "apply", "-f", "-"); err != nil {
+				t.Errorf("an apply failed during the rotation: %v", err)
+			}
+			served, err := servedCertificate(ctx, net.JoinHostPort(ip, "9443"))
+			if err == nil && !bytes.Equal(served, block.Bytes) {
+				err = errors.New("it serves the old one")
+			}
+			return err
+		})
+	}
+	t.Logf("%d applies during the rotation", n)
 	if now := kubectl(t, "get", "pods", "-l", "component=webhook", "-o", "jsonpath={.items[*].metadata.uid}"); now != pods {
 		t.Errorf("the webhook's pods changed from %s to %s", pods, now)
 	}
+}
+
+// servedCertificate returns the certificate, DER encoded, that a server presents.
+func servedCertificate(ctx context.Context, address string) ([]byte, error) {
+	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the certificate itself is compared
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw, nil
 }

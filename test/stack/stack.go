@@ -183,14 +183,19 @@ func Poll(ctx context.Context, check func(context.Context) error) error {
 	const interval = 100 * time.Millisecond
 	t := time.NewTicker(interval)
 	defer t.Stop()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
 		}
+		// A check that the end of ctx cut off says nothing of the thing it looked at.
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return err
+			return last
 		case <-t.C:
 		}
 	}
