@@ -221,3 +221,14 @@ func mustRequest(t *testing.T, url string) *http.Request {
 	}
 	return r
 }
+
+func TestADeadHTTP2ConnectionIsNoticed(t *testing.T) {
+	client, err := NewHTTPClient("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport, ok := client.Transport.(*http.Transport)
+	if !ok || transport.HTTP2 == nil || transport.HTTP2.SendPingTimeout <= 0 || transport.HTTP2.PingTimeout <= 0 {
+		t.Errorf("transport %+v sends no pings", client.Transport)
+	}
+}

@@ -16,6 +16,15 @@ import (
 // ask the proxy's own machine.
 const imdsHost = "169.254.169.254"
 
+// A connection that says nothing for pingAfter is asked whether it lives, and
+// given up after pingTimeout. All calls share one HTTP/2 connection; if a
+// firewall or NAT gateway forgets it, nothing else would notice for a quarter of
+// an hour, in which every call runs into its timeout.
+const (
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+)
+
 // NewHTTPClient returns the client for Azure's APIs: it trusts the system's CAs
 // and, if caFile is not empty, those in that PEM file. It has connection
 // timeouts only; calls are bounded by their contexts. Redirects are not
@@ -31,6 +40,7 @@ func NewHTTPClient(caFile string) (*http.Client, error) {
 			Proxy:                 proxy,
 			DialContext:           dialer.DialContext,
 			ForceAttemptHTTP2:     true,
+			HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 			MaxIdleConns:          100,
 			MaxIdleConnsPerHost:   32,
 			IdleConnTimeout:       90 * time.Second,
