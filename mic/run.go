@@ -112,7 +112,7 @@ func kubernetesConfig(o *options) (*rest.Config, error) {
 	// Each warning once: that the finalizer's name has no slash is known, and it
 	// cannot change.
 	config.WarningHandlerWithContext = ctrllog.NewKubeAPIWarningLogger(ctrllog.KubeAPIWarningLoggerOptions{Deduplicate: true})
-	config.UserAgent = version.UserAgent("mic", "")
+	config.UserAgent = version.UserAgent("mic", o.CustomUserAgent)
 	config.QPS, config.Burst = o.clientQPS, max(1, int(o.clientQPS))
 	if o.clientQPS == 0 {
 		config.QPS = -1
