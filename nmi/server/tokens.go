@@ -102,5 +102,9 @@ func (s *Server) tokenFor(ctx context.Context, v podindex.View, q tokenQuery) (t
 	if err != nil {
 		return token.Token{}, "", fmt.Errorf("identity %s/%s: %w", id.Namespace, id.Name, err)
 	}
+	// IMDS can take more than a minute, in which the right may have been withdrawn.
+	if err := s.still(v.Pod, id); err != nil {
+		return token.Token{}, "", err
+	}
 	return t, id.Spec.ClientID, nil
 }

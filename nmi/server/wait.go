@@ -76,6 +76,22 @@ func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*
 	}
 }
 
+// still checks that the pod is the same and may use the identity now.
+func (s *Server) still(pod *podindex.Pod, id *v1.AzureIdentity) error {
+	now, err := s.pods.ByName(pod.Key())
+	if err != nil {
+		return err
+	}
+	if now.Pod.UID != pod.UID {
+		return podindex.ErrUnknown
+	}
+	same := selector{clientID: id.Spec.ClientID, resourceID: id.Spec.ResourceID}
+	if c := choose(now, same, s.o.ForceNamespaced); c.progress != progressAssigned {
+		return s.noIdentity(fmt.Sprintf("azure identity %s/%s was withdrawn from pod %s", id.Namespace, id.Name, pod))
+	}
+	return nil
+}
+
 // notAssigned is the answer when the bound is reached.
 func (s *Server) notAssigned(pod *podindex.Pod, sel selector, c choice, waited time.Duration) error {
 	asked := ""
