@@ -121,8 +121,8 @@ func TestValuesBecomeArguments(t *testing.T) {
 		"false is said, since the flag defaults to true": {
 			set: "nmi.metadataHeaderRequired=false", object: nmi, want: []string{"--metadata-header-required=false"},
 		},
-		"MIC's namespace may be said": {
-			set: "nmi.micNamespace=elsewhere", object: nmi, want: []string{"--MICNamespace=elsewhere"},
+		"MIC's namespace may be said, but an account of MIC's name there is not MIC's": {
+			set: "nmi.micNamespace=elsewhere", object: nmi, want: []string{"--MICNamespace=elsewhere", "--mic-service-account="}, absent: []string{"--mic-service-account=aad"},
 		},
 		"without RBAC, MIC's service account is that of any pod of the namespace, and tells NMI nothing": {
 			set: "rbac.enabled=false", object: nmi, want: []string{"--mic-service-account="}, absent: []string{"--mic-service-account=default"},
