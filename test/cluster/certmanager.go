@@ -133,7 +133,8 @@ func setChartVersion(chart []byte, version string) []byte {
 // helm runs Helm as administrator, with its own cache and configuration below the run directory.
 func (c *Cluster) helm(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, c.bin("helm"), append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
-	for _, name := range []string{"HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"} {
+	// HOME too: without it Helm caches what it learns of the API server in the working directory.
+	for _, name := range []string{"HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "HOME"} {
 		cmd.Env = append(cmd.Env, name+"="+c.paths.chart(".helm"))
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
