@@ -91,12 +91,23 @@ func (h *Handler) ratchet(req admission.Request) (bool, error) {
 		h.Rules.SameButCapitalisation(req.Kind.Kind, req.OldObject.Raw, req.Object.Raw), nil
 }
 
+const (
+	// maxFindings bounds an answer: a small object can hold a hundred thousand
+	// mistakes, and each is said twice in a Status.
+	maxFindings = 100
+	// maxFieldLog bounds, in bytes, a path in the log, which names what users wrote.
+	maxFieldLog = 200
+)
+
 // refuse answers as the API server does for its own kinds: a Status with a cause
 // for every finding, which kubectl prints one below the other.
 func refuse(ctx context.Context, req admission.Request, findings field.ErrorList) admission.Response {
+	if more := len(findings) - maxFindings; more > 0 {
+		findings = append(findings[:maxFindings:maxFindings], field.Forbidden(field.NewPath("spec"), fmt.Sprintf("%d further findings are left out", more)))
+	}
 	fields := make([]string, len(findings))
 	for i, f := range findings {
-		fields[i] = f.Field
+		fields[i] = f.Field[:min(len(f.Field), maxFieldLog)]
 	}
 	name := nameOf(req)
 	// Only the paths: the values may hold client IDs.

@@ -54,6 +54,23 @@ func request(op admissionv1.Operation, old, object string, change func(*admissio
 	return req
 }
 
+// TestAnswersAreBounded: the answer must not grow far beyond what was sent.
+func TestAnswersAreBounded(t *testing.T) {
+	var spec strings.Builder
+	spec.WriteString(`{"type":0`)
+	for i := range 10_000 {
+		fmt.Fprintf(&spec, `,"x%d":1`, i)
+	}
+	spec.WriteString(`}`)
+	resp := newHandler(t).Handle(t.Context(), request(admissionv1.Create, "", identity("", spec.String()), nil))
+	if resp.Allowed || len(resp.Result.Details.Causes) != maxFindings+1 || len(resp.Result.Message) > 100*maxFindings {
+		t.Errorf("allowed %v, %d causes, %d bytes", resp.Allowed, len(resp.Result.Details.Causes), len(resp.Result.Message))
+	}
+	if !strings.Contains(resp.Result.Message, "spec: Forbidden: 9902 further findings are left out") {
+		t.Errorf("the message does not say how many are left out: ...%s", resp.Result.Message[len(resp.Result.Message)-100:])
+	}
+}
+
 func TestHandle(t *testing.T) {
 	as := func(user string) func(*admission.Request) {
 		return func(r *admission.Request) { r.UserInfo.Username = user }
