@@ -100,7 +100,8 @@ func (r *podReconciler) create(ctx context.Context, a *v1.AzureAssignedIdentity)
 		// another pod, whose name and namespace join to the same text.
 		var other v1.AzureAssignedIdentity
 		if getErr := r.world.live.Get(ctx, client.ObjectKeyFromObject(a), &other); getErr != nil {
-			return fmt.Errorf("reading AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, client.IgnoreNotFound(getErr))
+			// Also if it is gone by now: then its name is free at the next try.
+			return fmt.Errorf("reading AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, getErr)
 		}
 		if assign.KeyOf(&other) == assign.KeyOf(a) {
 			return nil

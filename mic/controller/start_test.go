@@ -41,12 +41,12 @@ func TestALeaderNeverGivesUpStarting(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.Start(ctx) }()
-		time.Sleep(outage - time.Second)
+		<-time.After(outage - time.Second)
 		synctest.Wait()
 		if s.working() {
 			t.Error("it works without its ledgers")
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		if !s.working() {
 			t.Error("it does not work a minute after the API server came back")

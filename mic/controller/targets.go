@@ -21,7 +21,8 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
 
-// conflictRetry is the least wait for another update of a target to end.
+// conflictRetry is the least wait for another update of a target to end, unless
+// Azure asks for more.
 const conflictRetry = 5 * time.Second
 
 // place is the unit of the target reconciler: a VM or scale set by its key, or a
@@ -75,11 +76,11 @@ func (r *targetReconciler) Reconcile(ctx context.Context, p place) (reconcile.Re
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if err := r.announceRemovals(ctx, request, assigned); err != nil {
-		return reconcile.Result{}, err
-	}
+	// An object that cannot be written, such as an old one that breaks a rule of
+	// today, must not hold up the others of its target.
+	announcing := r.announceRemovals(ctx, request, assigned)
 	result, failure := r.engine.Reconcile(ctx, request)
-	err = r.report(ctx, target, assigned, result, failure)
+	err = errors.Join(announcing, r.report(ctx, target, assigned, result, failure))
 	r.metrics.Cycles.Inc()
 	r.metrics.CycleDuration.Observe(time.Since(started).Seconds())
 	return r.next(ctx, target, result, failure, err)
@@ -207,7 +208,11 @@ func (r *targetReconciler) next(ctx context.Context, target resourceid.Compute, 
 		// Others change the scale set too, such as an upgrade of its nodes. That is
 		// no failure, and what comes after it should not wait long.
 		log.Info("Another update is under way", logkey.Target, target.String(), logkey.Reason, failure.Error())
-		return reconcile.Result{RequeueAfter: conflictRetry + rand.N(conflictRetry/2)}, nil
+		after := conflictRetry
+		if refusal := (*arm.Error)(nil); errors.As(failure, &refusal) {
+			after = max(after, refusal.RetryAfter)
+		}
+		return reconcile.Result{RequeueAfter: after + rand.N(conflictRetry/2)}, nil
 	}
 	if err := errors.Join(failure, writing); err != nil {
 		return reconcile.Result{}, err

@@ -1,0 +1,118 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
+)
+
+// credential counts sign-ins, and refuses them.
+type credential struct{ asked int }
+
+func (c *credential) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.asked++
+	return azcore.AccessToken{}, errors.New("no token")
+}
+
+// fakeIndexer makes the indexes of the caches on a fake client.
+type fakeIndexer struct{ builder *fake.ClientBuilder }
+
+func (f fakeIndexer) IndexField(_ context.Context, o client.Object, field string, value client.IndexerFunc) error {
+	f.builder.WithIndex(o, field, value)
+	return nil
+}
+
+func TestAnObjectThatCannotBeWrittenHoldsUpNobody(t *testing.T) {
+	const pool = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/pool1"
+	scheme, err := Scheme()
+	check(t, err)
+	object := func(name string, change ...func(*v1.AzureAssignedIdentity)) *v1.AzureAssignedIdentity {
+		a := &v1.AzureAssignedIdentity{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Finalizers: []string{v1.AssignedIdentityFinalizer}},
+			Spec: v1.AzureAssignedIdentitySpec{
+				Pod: name, PodNamespace: "default", NodeName: "node0",
+				AzureIdentityRef: &v1.AzureIdentity{Spec: v1.AzureIdentitySpec{ResourceID: strings.Replace(verdictID, "demo", name, 1)}},
+			},
+			Status: v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDCreated},
+		}
+		for _, c := range change {
+			c(a)
+		}
+		return a
+	}
+	going := object("going", func(a *v1.AzureAssignedIdentity) {
+		a.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+		a.Status.Status = v1.AssignedIDAssigned
+	})
+	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node0"}, Spec: corev1.NodeSpec{ProviderID: "azure://" + pool + "/virtualMachines/0"}},
+		going, object("coming"))
+	check(t, addIndexes(t.Context(), fakeIndexer{builder}))
+	c := interceptor.NewClient(builder.Build(), interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+			if o.GetName() == going.Name {
+				return apierrors.NewInvalid(schema.GroupKind{Group: v1.GroupName, Kind: v1.KindAzureAssignedIdentity}, o.GetName(), nil)
+			}
+			return c.Patch(ctx, o, p, opts...)
+		},
+	})
+
+	environment, err := cloud.ResolveEnvironment("", "")
+	check(t, err)
+	signIn := &credential{}
+	azure := compute.NewClient(signIn, arm.ClientOptions(&cloud.Cloud{Environment: environment}, arm.NewBudget(), ""), nil)
+	engine := compute.NewEngine(compute.LedgerStore{Client: c, Namespace: "mic"}, azure, compute.Options{})
+	_, err = engine.Load(t.Context())
+	check(t, err)
+	target, err := resourceid.ParseProviderID("azure://" + pool + "/virtualMachines/0")
+	check(t, err)
+	check(t, engine.Adopt(t.Context(), target, []string{going.Spec.AzureIdentityRef.Spec.ResourceID}))
+
+	ev := events{record.NewFakeRecorder(100)}
+	metrics := metric.NewMIC(prometheus.NewRegistry())
+	w := &world{cached: c, live: c, namespace: "mic"}
+	r := &targetReconciler{
+		world: w, engine: engine, events: ev, metrics: metrics, start: &start{done: make(chan struct{})},
+		status: &statusWriter{writer: c, events: ev, metrics: metrics, parallel: 2},
+	}
+	close(r.start.done)
+	_, err = r.Reconcile(t.Context(), place{target: target.Key()})
+	if err == nil || !strings.Contains(err.Error(), "default/going") {
+		t.Errorf("the object that cannot be written is not reported: %v", err)
+	}
+	if signIn.asked == 0 {
+		t.Error("Azure was not called for the other identities of the scale set")
+	}
+}
+
+func TestAConflictWaitsAsLongAsAzureAsks(t *testing.T) {
+	for asked, atLeast := range map[time.Duration]time.Duration{0: conflictRetry, time.Second: conflictRetry, time.Minute: time.Minute} {
+		err := fmt.Errorf("updating: %w", &arm.Error{Kind: arm.Conflict, RetryAfter: asked})
+		got, failure := (&targetReconciler{}).next(t.Context(), resourceid.Compute{}, compute.Result{}, err, nil)
+		if failure != nil || got.RequeueAfter < atLeast || got.RequeueAfter > atLeast+conflictRetry {
+			t.Errorf("asked for %s: waits %s, error %v", asked, got.RequeueAfter, failure)
+		}
+	}
+}
