@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 
@@ -83,7 +84,13 @@ func (s *start) prepare(ctx context.Context) error {
 	}
 	for key, target := range targets {
 		klog.FromContext(ctx).Info("Adopting identities that the previous release assigned", logkey.Target, target.String(), logkey.Count, len(ids[key]))
-		if err := s.engine.Adopt(ctx, target, ids[key]); err != nil {
+		err := s.engine.Adopt(ctx, target, ids[key])
+		if len(damaged) > 0 && apierrors.IsAlreadyExists(err) {
+			// Its ledger is a damaged one, which must not keep MIC from the others.
+			klog.FromContext(ctx).Error(err, "Not adopted", logkey.Target, target.String())
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}

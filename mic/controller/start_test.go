@@ -8,10 +8,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
@@ -56,4 +59,50 @@ func TestALeaderNeverGivesUpStarting(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestADamagedLedgerKeepsNobodyFromStarting(t *testing.T) {
+	scheme, err := Scheme()
+	check(t, err)
+	const target = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/"
+	old := func(name, node string) *v1.AzureAssignedIdentity {
+		return &v1.AzureAssignedIdentity{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+			Spec:       v1.AzureAssignedIdentitySpec{NodeName: node, AzureIdentityRef: &v1.AzureIdentity{Spec: v1.AzureIdentitySpec{ResourceID: verdictID}}},
+			Status:     v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDAssigned},
+		}
+	}
+	node := func(name, pool string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{ProviderID: "azure://" + target + pool + "/virtualMachines/0"}}
+	}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(
+		node("n1", "one"), node("n2", "two"), old("a1", "n1"), old("a2", "n2")).Build()
+	newStart := func() *start {
+		return &start{
+			world:  &world{cached: c, live: c},
+			engine: compute.NewEngine(compute.LedgerStore{Client: c, Namespace: "mic"}, nil, compute.Options{}),
+		}
+	}
+	check(t, newStart().prepare(t.Context()))
+	var ledgers corev1.ConfigMapList
+	check(t, c.List(t.Context(), &ledgers))
+	if len(ledgers.Items) != 2 {
+		t.Fatalf("%d ledgers, want 2", len(ledgers.Items))
+	}
+	// One is damaged, the other lost: it has to be written again.
+	damaged := &ledgers.Items[0]
+	for key := range damaged.Data {
+		damaged.Data[key] = "damaged"
+	}
+	check(t, c.Update(t.Context(), damaged))
+	check(t, c.Delete(t.Context(), &ledgers.Items[1]))
+	s := newStart()
+	check(t, s.prepare(t.Context()))
+	if n := len(s.engine.Targets()); n != 2 {
+		t.Errorf("%d targets, want the adopted one and the one that is unsure", n)
+	}
+	check(t, c.List(t.Context(), &ledgers))
+	if len(ledgers.Items) != 2 {
+		t.Errorf("%d ledgers, want 2", len(ledgers.Items))
+	}
 }
