@@ -73,7 +73,7 @@ func classify(path string) route {
 	switch {
 	case strings.HasPrefix(path, tokenPath):
 		return routeToken
-	case tokenLike.MatchString(normalise(path)):
+	case tokenLike.MatchString(normalise(path)), !plain(normalise(path)):
 		return routeInvalid
 	case strings.HasPrefix(path, hostPath):
 		return routeHost
@@ -108,6 +108,13 @@ func instance(path string) bool {
 // escape is one percent-encoded byte. Each is decoded by itself: a broken one must
 // not keep the others from being seen.
 var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+
+// plain says whether a path, after normalise, has only what the paths of the real
+// service have. Anything else could become a letter there by a decoding that is
+// not known here, such as of overlong or full-width characters.
+func plain(path string) bool {
+	return strings.IndexFunc(path, func(r rune) bool { return r <= ' ' || r > '~' || r == '%' }) < 0
+}
 
 // normalise undoes what lenient servers undo: percent-encoding, also repeated,
 // and case. Line breaks become spaces so that the pattern sees one line.

@@ -24,7 +24,12 @@ func TestClassify(t *testing.T) {
 		"/metadata/iden%74ity/oauth2/token":           routeInvalid,
 		"/metadata/identity/oauth2\n/token":           routeInvalid,
 		"/metadata/identity/oauth2/%74oken/%zz":       routeInvalid, // one broken escape hides no other
-		"/metadata/%69nstance/%":                      routeInstance,
+		"/metadata/%69nstance/%":                      routeInvalid,
+		"/metadata/identity/oauth2/%u0074oken":        routeInvalid, // as IIS encodes
+		"/metadata/identity/oauth2/\uff54oken":        routeInvalid, // full width
+		"/metadata/identity/oauth2/\xc1\xb4oken":      routeInvalid, // overlong
+		"/metadata/identity/issue\u00adcredential":    routeInvalid,
+		"/metadata/scheduled events":                  routeInvalid,
 		"/host/token":                                 routeHost,
 		"/host/token/":                                routeHost,
 		"/HOST/token":                                 routeProxy,
