@@ -47,11 +47,11 @@ func (w *world) exchange(method, target, headers string) (status int, body strin
 // any token would be the node's.
 func TestOddTargetsDoNotReachIMDS(t *testing.T) {
 	w := newWorld(t, nil)
-	const real = "http://169.254.169.254" + tokenURL
+	const direct = "http://169.254.169.254" + tokenURL
 	for _, target := range []string{
-		"http:" + real,
-		"x:" + real,
-		"HTTP:" + real,
+		"http:" + direct,
+		"x:" + direct,
+		"HTTP:" + direct,
 		"http:metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + vault,
 		"http:%2fmetadata/identity/oauth2/token?api-version=2018-02-01&resource=" + vault,
 	} {
@@ -69,7 +69,7 @@ func TestOddTargetsDoNotReachIMDS(t *testing.T) {
 		t.Errorf("GET *: status %d, %s", status, body)
 	}
 	// The absolute form alone is ordinary: the pod gets what is its own, nothing.
-	if status, body := w.exchange(http.MethodGet, real, ""); status != http.StatusNotFound {
+	if status, body := w.exchange(http.MethodGet, direct, ""); status != http.StatusNotFound {
 		t.Errorf("absolute form: status %d, %s", status, body)
 	}
 	if calls := w.azure.Calls(azure.CallFilter{Service: azure.ServiceIMDS}); len(calls) != 0 {
