@@ -286,3 +286,20 @@ func TestUninstallEndsBeforeHelmsPatience(t *testing.T) {
 		t.Errorf("arguments %q", args)
 	}
 }
+
+func TestACustomCloudIsKnownToMICWithASecretOfItsOwnToo(t *testing.T) {
+	const admin = "adminsecret.cloud=AzureStackCloud,adminsecret.subscriptionID=s,adminsecret.resourceGroup=r,adminsecret.vmType=vmss," +
+		"adminsecret.tenantID=t,adminsecret.clientID=c,adminsecret.clientSecret=s"
+	for name, set := range map[string]string{"azure.json": "", "adminsecret": "," + admin} {
+		t.Run(name, func(t *testing.T) {
+			out, err := render(t, "--set", "mic.customCloud.enabled=true,mic.customCloud.configPath=/etc/custom.json"+set, "--show-only", "templates/mic-deployment.yaml")
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The variable, the mount and the file of the node.
+			if !strings.Contains(out, "AZURE_ENVIRONMENT_FILEPATH") || strings.Count(out, "/etc/custom.json") != 3 {
+				t.Errorf("MIC does not get the endpoints of its cloud:\n%s", out)
+			}
+		})
+	}
+}
