@@ -107,6 +107,20 @@ func (f *Flags) config() (*rest.Config, error) {
 // ErrTimeout is wrapped by the error of Until when the time is up.
 var ErrTimeout = errors.New("timed out")
 
+// ErrStopped is wrapped by the error of Outcome.
+var ErrStopped = errors.New("stopped before it was done")
+
+// Outcome is what a Job's command returns for the error of its work. A server
+// that ends when it is told to has done well, so run.Main takes a cancellation
+// for success; a Job whose pod is evicted has not done its work, and Helm must
+// not go on as if it had.
+func Outcome(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%w: %s", ErrStopped, err.Error())
+	}
+	return err
+}
+
 // Until calls step until it is done or fails, or the time is up. Step returns
 // what it still waits for, which is printed when it changes; a step's error is
 // taken for a passing one, since API servers restart and fresh permissions take

@@ -3,6 +3,7 @@ package hookjob
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -134,5 +135,17 @@ func TestClientWithoutAClusterSaysWhatIsMissing(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	if _, err := (&Flags{}).Client(nil); err == nil || !strings.Contains(err.Error(), "--kubeconfig is required") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestOutcomeOfAStoppedJobIsAnError(t *testing.T) {
+	if Outcome(nil) != nil {
+		t.Error("success became an error")
+	}
+	if err := Outcome(ErrTimeout); !errors.Is(err, ErrTimeout) {
+		t.Errorf("another error became %v", err)
+	}
+	if err := Outcome(fmt.Errorf("deleting: %w", context.Canceled)); !errors.Is(err, ErrStopped) || errors.Is(err, context.Canceled) {
+		t.Errorf("a stop became %v", err)
 	}
 }

@@ -61,7 +61,7 @@ func Command(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return prepare(ctx, c, o, crds, os.Stdout)
+	return hookjob.Outcome(prepare(ctx, c, o, crds, os.Stdout))
 }
 
 // load parses the embedded CRDs.

@@ -54,7 +54,7 @@ func CleanupCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return cleanup(ctx, c, o, os.Stdout)
+	return hookjob.Outcome(cleanup(ctx, c, o, os.Stdout))
 }
 
 // cleanup waits for the pods to end and deletes what is left. A pod that cannot

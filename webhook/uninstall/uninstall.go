@@ -70,7 +70,7 @@ func Command(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return uninstall(ctx, c, o, os.Stdout)
+	return hookjob.Outcome(uninstall(ctx, c, o, os.Stdout))
 }
 
 func newClient(f *hookjob.Flags) (client.Client, error) {

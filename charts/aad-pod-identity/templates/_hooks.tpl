@@ -70,7 +70,8 @@ subjects:
 
 {{/*
 The Job: (dict "root" $ "name" "prepare" "hook" "pre-install" "deadline" 240 "args" (list ...)).
-Exit codes 1 and 2 are answers and final; a pod lost with its node is tried again.
+A pod that is evicted or lost with its node is tried again; exit codes 1 and 2 are
+answers otherwise, and final.
 */}}
 {{- define "aad-pod-identity.hook.job" -}}
 apiVersion: batch/v1
@@ -89,14 +90,14 @@ spec:
   backoffLimit: 2
   podFailurePolicy:
     rules:
+      - action: Ignore
+        onPodConditions:
+          - type: DisruptionTarget
       - action: FailJob
         onExitCodes:
           containerName: {{ .name }}
           operator: In
           values: [1, 2]
-      - action: Ignore
-        onPodConditions:
-          - type: DisruptionTarget
   template:
     metadata:
       labels:
