@@ -213,7 +213,7 @@ func TestOneOperationAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	response, err := poller.Poll(t.Context()) //nolint:bodyclose // azcore has read it
+	response, err := poller.Poll(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +230,7 @@ func TestOneOperationAtATime(t *testing.T) {
 	if n := w.CompleteOperations(); n != 1 {
 		t.Fatalf("completed %d operations", n)
 	}
-	if _, err := poller.Poll(t.Context()); err != nil { //nolint:bodyclose // azcore has read it
+	if _, err := poller.Poll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := poller.Result(t.Context()); err != nil {
