@@ -7,24 +7,32 @@ import (
 	"testing"
 )
 
-const manifests = "../manifests"
+// manifestFiles reads the files of a folder of test/manifests, by name.
+func manifestFiles(t *testing.T, folder string) map[string]string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join("..", "manifests", folder, "*.yaml"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no manifests in %s: %v", folder, err)
+	}
+	files := make(map[string]string, len(paths))
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[strings.TrimSuffix(filepath.Base(p), ".yaml")] = string(data)
+	}
+	return files
+}
 
 // TestBadManifests applies every file of test/manifests/invalid with kubectl:
 // each is refused with all its findings.
 func TestBadManifests(t *testing.T) {
 	ns := namespace(t)
-	files, err := filepath.Glob(filepath.Join(manifests, "invalid", "*.yaml"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no manifests: %v", err)
-	}
-	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".yaml"), func(t *testing.T) {
-			data, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
+	for name, data := range manifestFiles(t, "invalid") {
+		t.Run(name, func(t *testing.T) {
 			var want []string
-			for line := range strings.Lines(string(data)) {
+			for line := range strings.Lines(data) {
 				if text, ok := strings.CutPrefix(line, "# want: "); ok {
 					want = append(want, strings.TrimSpace(text))
 				}
@@ -32,7 +40,7 @@ func TestBadManifests(t *testing.T) {
 			if len(want) == 0 {
 				t.Fatal("the file says nothing of the expected message")
 			}
-			out := refused(t, string(data), "apply", "-n", ns, "-f", "-")
+			out := refused(t, data, "apply", "-n", ns, "-f", "-")
 			flat := strings.Join(strings.Fields(out), " ")
 			for _, w := range want {
 				if !strings.Contains(flat, strings.Join(strings.Fields(w), " ")) {
@@ -45,17 +53,9 @@ func TestBadManifests(t *testing.T) {
 
 func TestGoodManifests(t *testing.T) {
 	ns := namespace(t)
-	files, err := filepath.Glob(filepath.Join(manifests, "valid", "*.yaml"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no manifests: %v", err)
-	}
-	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".yaml"), func(t *testing.T) {
-			data, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := env.Kubectl(t.Context(), string(data), "apply", "-n", ns, "--dry-run=server", "-f", "-"); err != nil {
+	for name, data := range manifestFiles(t, "valid") {
+		t.Run(name, func(t *testing.T) {
+			if _, err := env.Kubectl(t.Context(), data, "apply", "-n", ns, "--dry-run=server", "-f", "-"); err != nil {
 				t.Error(err)
 			}
 		})
