@@ -48,7 +48,8 @@ type options struct {
 	leaderName      string
 	leaderDuration  time.Duration
 
-	// Accepted, and used by the upgrade of stored objects.
+	// Accepted, so that command lines of the 1.8 releases go on working. Stored
+	// objects from before 1.6 are not upgraded by this version.
 	configMapName     string
 	typeUpgradeKey    string
 	enableTypeUpgrade bool
@@ -77,9 +78,9 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.leaderNamespace, "leader-election-namespace", "default", "namespace of the leader lock")
 	fs.StringVar(&o.leaderName, "leader-election-name", "aad-pod-identity-mic", "name of the leader lock")
 	fs.DurationVar(&o.leaderDuration, "leader-election-duration", 15*time.Second, "how long a leader that does not renew its lock is waited for")
-	fs.StringVar(&o.configMapName, "config-map-name", "aad-pod-identity-config", "ConfigMap that records the upgrade of stored objects")
-	fs.StringVar(&o.typeUpgradeKey, "type-upgrade-status-key", "type-upgrade-status", "key of that ConfigMap")
-	fs.BoolVar(&o.enableTypeUpgrade, "enable-type-upgrade", true, "upgrade stored objects of old releases once")
+	fs.StringVar(&o.configMapName, "config-map-name", "aad-pod-identity-config", "accepted for compatibility: ConfigMap that recorded the upgrade of stored objects")
+	fs.StringVar(&o.typeUpgradeKey, "type-upgrade-status-key", "type-upgrade-status", "accepted for compatibility: key of that ConfigMap")
+	fs.BoolVar(&o.enableTypeUpgrade, "enable-type-upgrade", true, "accepted for compatibility: stored objects from before 1.6 are not upgraded by this version")
 	fs.BoolVar(&o.enableScaleFeatures, "enableScaleFeatures", false, "without effect")
 	_ = fs.MarkDeprecated("enableScaleFeatures", "it is without effect") // fails only for an unknown flag
 }
