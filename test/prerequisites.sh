@@ -1,15 +1,17 @@
 #!/bin/sh
 # Installs the Debian packages that building and testing need and that are
-# missing: a C compiler for the race detector. What the local cluster needs it
-# installs itself.
+# missing: a C compiler for the race detector, jq for the commands of the
+# troubleshooting guide. What the local cluster needs it installs itself.
 set -eu
-if command -v cc >/dev/null 2>&1; then
-	exit 0
-fi
+packages=""
+command -v cc >/dev/null 2>&1 || packages="gcc libc6-dev"
+command -v jq >/dev/null 2>&1 || packages="$packages jq"
+[ -n "$packages" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" -ne 0 ]; then
-	echo "A C compiler is needed for the race detector: install gcc (on Debian, as root: apt-get install gcc libc6-dev)." >&2
+	echo "Missing programs; install the packages that provide them (on Debian, as root: apt-get install $packages)." >&2
 	exit 1
 fi
-echo "installing gcc, which the race detector needs"
+echo "installing $packages"
 apt-get update -qq
-DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc libc6-dev >/dev/null
+# shellcheck disable=SC2086 # a list of words
+DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $packages >/dev/null
