@@ -167,7 +167,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) (err error) {
 	if err := c.waitAPI(ctx); err != nil {
 		return err
 	}
-	for _, p := range []process{c.controllerManager(), c.scheduler(), c.kubeProxy()} {
+	for _, p := range []process{c.controllerManager(), c.scheduler()} {
 		if _, err := c.ensure(ctx, p); err != nil {
 			return err
 		}
@@ -198,7 +198,13 @@ func (c *Cluster) startNode(ctx context.Context) (err error) {
 	if !restarted {
 		started = time.Time{}
 	}
-	return c.waitNode(ctx, started)
+	if err := c.waitNode(ctx, started); err != nil {
+		return err
+	}
+	// Not before the node exists: kube-proxy gives up waiting for it after a while,
+	// and ends when it appears later.
+	_, err = c.ensure(ctx, c.kubeProxy())
+	return err
 }
 
 // waitFor repeats check until it succeeds, the component dies, or the time is over; the error says where its log is.
