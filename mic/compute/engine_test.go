@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
@@ -462,7 +463,7 @@ func TestADamagedLedgerStopsItsTargetOnly(t *testing.T) {
 	w := newWorld(t, azure.Settings{})
 	a := w.identity("a")
 	try(t, w.cluster.Create(w.ctx, &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Namespace: testNS, Name: ledgerName(w.pool), Labels: map[string]string{LedgerLabelKey: "true"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: testNS, Name: ledgerName(w.pool), Labels: map[string]string{v1.LedgerLabelKey: "true"}},
 		Data:       map[string]string{ledgerTarget: w.pool.String(), ledgerAdded: "no list"},
 	}))
 	damaged, err := w.engine.Load(w.ctx)

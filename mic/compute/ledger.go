@@ -16,11 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 )
-
-// LedgerLabelKey labels the ConfigMaps that are ledgers, with the value "true".
-const LedgerLabelKey = "aadpodidentity.k8s.io/ledger"
 
 // LedgerNamePrefix begins the names of the ConfigMaps that are ledgers.
 const LedgerNamePrefix = "aad-pod-identity-ledger-"
@@ -75,7 +73,7 @@ type LedgerStore struct {
 // Load reads all ledgers. Those that cannot be decoded are returned as errors.
 func (s LedgerStore) Load(ctx context.Context) (ledgers []*Ledger, damaged []error, err error) {
 	var list corev1.ConfigMapList
-	if err := s.Client.List(ctx, &list, client.InNamespace(s.Namespace), client.MatchingLabels{LedgerLabelKey: "true"}); err != nil {
+	if err := s.Client.List(ctx, &list, client.InNamespace(s.Namespace), client.MatchingLabels{v1.LedgerLabelKey: "true"}); err != nil {
 		return nil, nil, fmt.Errorf("listing ownership ledgers: %w", err)
 	}
 	for i := range list.Items {
@@ -166,7 +164,7 @@ func (s LedgerStore) encode(l *Ledger) *corev1.ConfigMap {
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: s.Namespace, Name: ledgerName(l.Target),
 			UID: l.uid, ResourceVersion: l.resourceVersion,
-			Labels: map[string]string{LedgerLabelKey: "true"},
+			Labels: map[string]string{v1.LedgerLabelKey: "true"},
 		},
 		Data: map[string]string{
 			ledgerTarget:      l.Target.String(),

@@ -14,7 +14,6 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
-	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 )
 
@@ -340,7 +339,7 @@ func uninstalled(s *scenario) {
 	s.assigned()
 	s.onPool()
 	var ledgers corev1.ConfigMapList
-	check(s.t, s.client.List(s.t.Context(), &ledgers, client.InNamespace(micNamespace), client.MatchingLabels{compute.LedgerLabelKey: "true"}))
+	check(s.t, s.client.List(s.t.Context(), &ledgers, client.InNamespace(micNamespace), client.MatchingLabels{v1.LedgerLabelKey: "true"}))
 	if len(ledgers.Items) != 0 {
 		s.t.Errorf("%d ledgers are left", len(ledgers.Items))
 	}

@@ -32,15 +32,8 @@ func prepare(ctx context.Context, t *teller) error {
 	if _, err := s.Kubectl(ctx, "", "delete", "pod", "demo", "stranger", "--ignore-not-found", "--now"); err != nil {
 		return err
 	}
-	releases, err := s.Helm(ctx, "list", "--all", "--short", "--filter", "^"+stack.Release+"$")
-	if err != nil {
+	if err := s.UninstallRelease(ctx); err != nil {
 		return err
-	}
-	if strings.TrimSpace(releases) != "" {
-		fmt.Fprintln(t.out, "Uninstalling the release of an earlier demo.")
-		if _, err := s.Helm(ctx, "uninstall", stack.Release, "--wait"); err != nil {
-			return err
-		}
 	}
 	if _, err := s.Kubectl(ctx, "", "delete", "azureidentities,azureidentitybindings", "--all", "--ignore-not-found"); err != nil &&
 		!strings.Contains(err.Error(), "doesn't have a resource type") {

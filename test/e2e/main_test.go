@@ -59,15 +59,8 @@ func namespacesGone(ctx context.Context) error {
 
 // reinstall gives the tests a fresh release, whatever an earlier run left.
 func reinstall(ctx context.Context) error {
-	releases, err := env.Helm(ctx, "list", "--all", "--short", "--filter", "^"+stack.Release+"$")
-	if err != nil {
+	if err := env.UninstallRelease(ctx); err != nil {
 		return err
-	}
-	if strings.TrimSpace(releases) != "" {
-		fmt.Fprintln(os.Stderr, "e2e: uninstalling the release of an earlier run")
-		if _, err := env.Helm(ctx, "uninstall", stack.Release, "--wait"); err != nil {
-			return err
-		}
 	}
 	if err := env.Azure.Reset(ctx); err != nil {
 		return err

@@ -76,6 +76,17 @@ func (s *Stack) must(ctx context.Context, c Command) (string, error) {
 	return r.Output, nil
 }
 
+// UninstallRelease removes the release if an earlier run left one, and says so.
+func (s *Stack) UninstallRelease(ctx context.Context) error {
+	releases, err := s.Helm(ctx, "list", "--all", "--short", "--filter", "^"+Release+"$")
+	if err != nil || strings.TrimSpace(releases) == "" {
+		return err
+	}
+	fmt.Fprintln(s.out, "Uninstalling the release of an earlier run.")
+	_, err = s.Helm(ctx, "uninstall", Release, "--wait")
+	return err
+}
+
 // WaitForCA is the command by which a user waits until cert-manager has told the
 // API server which certificate authority to trust. Helm does not wait for it.
 func WaitForCA() []string {
