@@ -19,7 +19,7 @@ RUN     ?= .
 export CGO_ENABLED := 0
 export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 # Packages where goroutines share state: tested again with the race detector.
-RACE := ./nmi/... ./mic/compute/... ./internal/run/... ./internal/azure/... ./test/azure/...
+RACE := ./nmi/... ./mic/compute/... ./internal/run/... ./internal/azure/...
 
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aad-pod-identity
 TOOLS   := $(CACHE)/tools

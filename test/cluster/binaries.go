@@ -13,11 +13,11 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// helmVersion is the Helm that installs charts into the cluster.
-const helmVersion = "v3.22.0"
-
-// kubernetesModule is the nested module that pins Kubernetes and etcd, relative to the source root.
+// kubernetesModule is the nested module that pins Kubernetes, etcd and Helm, relative to the source root.
 const kubernetesModule = "test/cluster/binaries/kubernetes"
+
+// helmModule is the Helm that installs charts into the cluster.
+const helmModule = "helm.sh/helm/v3"
 
 // versions are what the binaries are built from.
 type versions struct {
@@ -48,20 +48,22 @@ func parseVersions(mod, sum []byte) (versions, error) {
 	if err != nil {
 		return versions{}, fmt.Errorf("parsing %s/go.mod: %w", kubernetesModule, err)
 	}
-	v := versions{helm: helmVersion}
+	var v versions
 	for _, r := range file.Require {
 		switch r.Mod.Path {
 		case "k8s.io/kubernetes":
 			v.kubernetes = r.Mod.Version
 		case "go.etcd.io/etcd/server/v3":
 			v.etcd = r.Mod.Version
+		case helmModule:
+			v.helm = r.Mod.Version
 		}
 	}
-	if v.kubernetes == "" || v.etcd == "" {
-		return versions{}, fmt.Errorf("%s/go.mod requires neither k8s.io/kubernetes nor etcd's server", kubernetesModule)
+	if v.kubernetes == "" || v.etcd == "" || v.helm == "" {
+		return versions{}, fmt.Errorf("%s/go.mod must require k8s.io/kubernetes, etcd's server and Helm", kubernetesModule)
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n%s\n%s", mod, sum, v.helm, strings.Join(kubernetesFlags(v.kubernetes), " "))
+	fmt.Fprintf(h, "%s\n%s\n%s", mod, sum, strings.Join(kubernetesFlags(v.kubernetes), " "))
 	v.modules = hex.EncodeToString(h.Sum(nil))[:8]
 	return v, nil
 }
@@ -72,6 +74,19 @@ func kubernetesFlags(version string) []string {
 	minor, _, _ := strings.Cut(rest, ".")
 	const pkg = "k8s.io/component-base/version"
 	return []string{"-trimpath", "-ldflags", fmt.Sprintf("-s -w -X %[1]s.gitVersion=%s -X %[1]s.gitMajor=%s -X %[1]s.gitMinor=%s", pkg, version, major, minor)}
+}
+
+// program is the version of a program and what `go build` needs to build it.
+func (v versions) program(name string) (version string, args []string) {
+	switch name {
+	case "helm":
+		stamp := "-X " + helmModule + "/internal/version.version=" + v.helm
+		return v.helm, []string{"-trimpath", "-ldflags", "-s -w " + stamp, helmModule + "/cmd/helm"}
+	case "etcd":
+		return v.etcd, []string{"-trimpath", "-ldflags", "-s -w", "go.etcd.io/etcd/server/v3"}
+	default:
+		return v.kubernetes, append(kubernetesFlags(v.kubernetes), "k8s.io/kubernetes/cmd/"+name)
+	}
 }
 
 // portablePrograms run without a node, on any system: what tests against a bare API server and people need.
@@ -99,16 +114,8 @@ func (c *Cluster) ensureBinaries(ctx context.Context, names []string) error {
 	defer unlock()
 	dir := filepath.Join(c.opts.SourceDir, filepath.FromSlash(kubernetesModule))
 	for _, name := range names {
-		var err error
-		switch name {
-		case "helm":
-			err = c.ensureHelm(ctx)
-		case "etcd":
-			err = c.ensureBinary(ctx, name, c.versions.etcd, dir, "-trimpath", "-ldflags", "-s -w", "go.etcd.io/etcd/server/v3")
-		default:
-			err = c.ensureBinary(ctx, name, c.versions.kubernetes, dir, append(kubernetesFlags(c.versions.kubernetes), "k8s.io/kubernetes/cmd/"+name)...)
-		}
-		if err != nil {
+		version, args := c.versions.program(name)
+		if err := c.ensureBinary(ctx, name, version, dir, args...); err != nil {
 			return err
 		}
 	}
@@ -123,7 +130,7 @@ func (c *Cluster) ensureBinary(ctx context.Context, name, version, dir string, a
 	done := c.progress.step(fmt.Sprintf("building %s %s", name, version))
 	defer func() { done(err) }()
 	staged := c.bin("." + name)
-	if err := goCommand(ctx, dir, nil, append([]string{"build", "-o", staged}, args...)...); err != nil {
+	if err := goCommand(ctx, dir, append([]string{"build", "-o", staged}, args...)...); err != nil {
 		return fmt.Errorf("building %s: %w", name, err)
 	}
 	if err := os.Rename(staged, c.bin(name)); err != nil {
@@ -132,34 +139,11 @@ func (c *Cluster) ensureBinary(ctx context.Context, name, version, dir string, a
 	return nil
 }
 
-// ensureHelm uses go install: Helm's module holds a main and may have replace directives only at its own root.
-func (c *Cluster) ensureHelm(ctx context.Context) (err error) {
-	if fileExists(c.bin("helm")) {
-		return nil
-	}
-	done := c.progress.step("building helm " + c.versions.helm)
-	defer func() { done(err) }()
-	staging, err := os.MkdirTemp(c.BinDir(), ".helm-")
-	if err != nil {
-		return fmt.Errorf("building helm: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(staging) }()
-	version := "-X helm.sh/helm/v3/internal/version.version=" + c.versions.helm
-	if err := goCommand(ctx, staging, []string{"GOBIN=" + staging}, "install", "-trimpath", "-ldflags", "-s -w "+version,
-		"helm.sh/helm/v3/cmd/helm@"+c.versions.helm); err != nil {
-		return fmt.Errorf("building helm: %w", err)
-	}
-	if err := os.Rename(filepath.Join(staging, "helm"), c.bin("helm")); err != nil {
-		return fmt.Errorf("building helm: %w", err)
-	}
-	return nil
-}
-
 // goCommand runs the go tool for static binaries of this machine, outside of any workspace.
-func goCommand(ctx context.Context, dir string, env []string, args ...string) error {
+func goCommand(ctx context.Context, dir string, args ...string) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOOS=", "GOARCH="), env...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOOS=", "GOARCH=")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("go %s: %w\n%s", args[0], err, lastLines(string(out), 20))

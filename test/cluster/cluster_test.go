@@ -132,12 +132,12 @@ func TestPKIKeepsWhatExists(t *testing.T) {
 }
 
 func TestParseVersions(t *testing.T) {
-	const mod = "module m\nrequire (\n\tk8s.io/kubernetes v1.37.2 // indirect\n\tgo.etcd.io/etcd/server/v3 v3.7.0\n)\n"
+	const mod = "module m\nrequire (\n\tk8s.io/kubernetes v1.37.2 // indirect\n\tgo.etcd.io/etcd/server/v3 v3.7.0\n\thelm.sh/helm/v3 v3.22.0\n)\n"
 	v, err := parseVersions([]byte(mod), []byte("sum"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.kubernetes != "v1.37.2" || v.etcd != "v3.7.0" || !strings.HasPrefix(v.key(), "v1.37.2-") {
+	if v.kubernetes != "v1.37.2" || v.etcd != "v3.7.0" || v.helm != "v3.22.0" || !strings.HasPrefix(v.key(), "v1.37.2-") {
 		t.Errorf("got %+v", v)
 	}
 	other, err := parseVersions([]byte(mod), []byte("another sum"))
