@@ -16,6 +16,13 @@ const ConditionValid = "Valid"
 // True: Resolved. False: IdentityNotFound, IdentityInvalid.
 const ConditionResolved = "Resolved"
 
+// PodConditionIdentityAssigned is the condition of a pod that has a readiness
+// gate of this type. MIC writes it.
+//
+// True: Assigned. False: Pending, AssignmentFailed, Throttled, TargetNotFound,
+// TargetDeleting, IdentityInvalid, IdentityNotFound, NoIdentityMatched.
+const PodConditionIdentityAssigned = "aadpodidentity.k8s.io/identity-assigned"
+
 // Reasons of the conditions above.
 const (
 	// ReasonAssigned: the identity is on the VM or scale set.
@@ -40,4 +47,6 @@ const (
 	ReasonResolved = "Resolved"
 	// ReasonIdentityNotFound: no AzureIdentity of that name in the namespace.
 	ReasonIdentityNotFound = "IdentityNotFound"
+	// ReasonNoIdentityMatched: no binding gives the pod an identity.
+	ReasonNoIdentityMatched = "NoIdentityMatched"
 )

@@ -40,4 +40,19 @@ const (
 	// PodBindingsAnnotationKey on a pod lists all matching bindings as
 	// namespace/name, comma-separated, in binding order.
 	PodBindingsAnnotationKey = "aadpodidentity.k8s.io/bindings"
+
+	// SelectorAnnotationKey on a ServiceAccount, or on its namespace, holds the
+	// value of BindingLabelKey for the pods that carry no such label.
+	SelectorAnnotationKey = "aadpodidentity.k8s.io/selector"
+	// InjectSelectorLabelKey on a namespace with the value LabelEnabled opts its
+	// pods in to SelectorAnnotationKey.
+	InjectSelectorLabelKey = "aadpodidentity.k8s.io/inject-selector"
+
+	// ReadinessGateKey asks for the readiness gate PodConditionIdentityAssigned:
+	// an annotation with the value "true" on a pod, where "false" declines it, or
+	// a label with the value LabelEnabled on a namespace.
+	ReadinessGateKey = "aadpodidentity.k8s.io/readiness-gate"
+
+	// LabelEnabled is the value of the labels by which a namespace opts in.
+	LabelEnabled = "enabled"
 )
