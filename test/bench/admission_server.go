@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	admissionregv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// One namespace is seen by the webhook, the other is not: the same server, in the
+// same seconds, gives both the figure and its baseline.
+const (
+	judgedNamespace = "judged"
+	bareNamespace   = "bare"
+	benchLabel      = "bench.aadpodidentity.k8s.io/judged"
+
+	pairs        = 2000 // applies to each of the two
+	latencyTeams = 2    // clients at once where latency is measured
+	loadTeams    = 16   // clients at once where memory is measured
+	loadTime     = 5 * time.Second
+)
+
+var identities = schema.GroupVersionResource{Group: "aadpodidentity.k8s.io", Version: "v1", Resource: "azureidentities"}
+
+// admissionThroughServer measures applies through a real API server, with and
+// without the webhook, and the webhook's memory.
+func admissionThroughServer(ctx context.Context, e *environment) (_ []Result, err error) {
+	if e.assets == "" {
+		return nil, errors.New("--assets: needs the directory of etcd, kube-apiserver and helm")
+	}
+	env, err := e.startAPIServer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, env.Stop()) }()
+	user, err := env.AddUser(envtest.User{Name: "bench", Groups: []string{"system:masters"}}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("adding a user: %w", err)
+	}
+	config := user.Config()
+	config.QPS = -1
+	webhook, err := e.startWebhook(ctx, env, user)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, webhook.stop()) }()
+	if err := createNamespaces(ctx, config); err != nil {
+		return nil, err
+	}
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("client of the API server: %w", err)
+	}
+	if err := provesJudged(ctx, client); err != nil {
+		return nil, err
+	}
+	resting, err := webhook.memory("VmRSS")
+	if err != nil {
+		return nil, err
+	}
+	fmt.Printf("bench: %d applies with the webhook, %d without, %d at once\n", pairs, pairs, latencyTeams)
+	judged, bare, err := applyPairs(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Printf("bench: %d clients for %s\n", loadTeams, loadTime)
+	rate, err := load(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	peak, err := webhook.memory("VmHWM")
+	if err != nil {
+		return nil, err
+	}
+	return []Result{
+		figure("apply through the API server, p50", judged.percentile(50), "ms").against(bare.percentile(50)),
+		figure("apply through the API server, p99", judged.percentile(99), "ms").against(bare.percentile(99)),
+		figure("webhook's part of an apply, p50", judged.percentile(50)-bare.percentile(50), "ms"),
+		figure("webhook's part of an apply, p99", judged.percentile(99)-bare.percentile(99), "ms").atMost(5),
+		figure(fmt.Sprintf("applies with %d clients", loadTeams), rate, "/s"),
+		figure("webhook: memory at rest", resting, "MiB").atMost(40),
+		figure("webhook: memory under load", peak, "MiB").atMost(40),
+	}, nil
+}
+
+// startAPIServer starts etcd and the API server with the chart's CRDs and webhook
+// configurations, the latter confined to one namespace.
+func (e *environment) startAPIServer(ctx context.Context) (*envtest.Environment, error) {
+	raw, err := e.template(ctx, "webhook-configurations.yaml", "webhook.certManager.check=false")
+	if err != nil {
+		return nil, err
+	}
+	mutating, validating := &admissionregv1.MutatingWebhookConfiguration{}, &admissionregv1.ValidatingWebhookConfiguration{}
+	decoder := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(string(raw)), 4096)
+	for _, into := range []any{mutating, validating} {
+		if err := decoder.Decode(into); err != nil {
+			return nil, fmt.Errorf("reading the chart's webhook configurations: %w", err)
+		}
+	}
+	selector := &metav1.LabelSelector{MatchLabels: map[string]string{benchLabel: "true"}}
+	for i := range mutating.Webhooks {
+		mutating.Webhooks[i].NamespaceSelector = selector
+	}
+	for i := range validating.Webhooks {
+		validating.Webhooks[i].NamespaceSelector = selector
+	}
+	env := &envtest.Environment{
+		BinaryAssetsDirectory: e.assets,
+		CRDDirectoryPaths:     []string{filepath.Join(chart, "crds")},
+		ErrorIfCRDPathMissing: true,
+		WebhookInstallOptions: envtest.WebhookInstallOptions{
+			MutatingWebhooks:   []*admissionregv1.MutatingWebhookConfiguration{mutating},
+			ValidatingWebhooks: []*admissionregv1.ValidatingWebhookConfiguration{validating},
+		},
+	}
+	if _, err := env.Start(); err != nil {
+		return nil, fmt.Errorf("starting the API server: %w", err)
+	}
+	return env, nil
+}
+
+func (e *environment) startWebhook(ctx context.Context, env *envtest.Environment, user *envtest.AuthenticatedUser) (*process, error) {
+	binary, err := e.build(ctx, "./webhook")
+	if err != nil {
+		return nil, err
+	}
+	kubeconfig, err := user.KubeConfig()
+	if err != nil {
+		return nil, fmt.Errorf("writing a kubeconfig: %w", err)
+	}
+	path := filepath.Join(e.dir, "kubeconfig")
+	if err := os.WriteFile(path, kubeconfig, 0o600); err != nil {
+		return nil, fmt.Errorf("writing a kubeconfig: %w", err)
+	}
+	probe, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	install := env.WebhookInstallOptions
+	p, err := e.start(ctx, binary, "--kubeconfig="+path, "--cert-dir="+install.LocalServingCertDir, fmt.Sprintf("--port=%d", install.LocalServingPort),
+		"--http-probe-port="+probe, "--prometheus-port="+metrics, "--shutdown-delay=0s")
+	if err != nil {
+		return nil, err
+	}
+	return p, waitReady(ctx, probe)
+}
+
+func createNamespaces(ctx context.Context, config *rest.Config) error {
+	clientset, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("client of the API server: %w", err)
+	}
+	for name, labels := range map[string]map[string]string{judgedNamespace: {benchLabel: "true"}, bareNamespace: nil} {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
+		if _, err := clientset.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+			return fmt.Errorf("creating namespace %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// provesJudged makes sure that one namespace is judged by the webhook: figures
+// of a webhook that is never called would be splendid.
+func provesJudged(ctx context.Context, client dynamic.Interface) error {
+	bad := benchIdentity("bad")
+	unstructured.RemoveNestedField(bad.Object, "spec", "clientID")
+	if err := unstructured.SetNestedField(bad.Object, "x", "spec", "ClientID"); err != nil {
+		return fmt.Errorf("making a bad identity: %w", err)
+	}
+	_, err := client.Resource(identities).Namespace(judgedNamespace).Apply(ctx, "bad", bad, metav1.ApplyOptions{FieldManager: "bench"})
+	if err == nil || !strings.Contains(err.Error(), "miscapitalised") {
+		return fmt.Errorf("the webhook does not judge namespace %s: %w", judgedNamespace, err)
+	}
+	return nil
+}
+
+func benchIdentity(name string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentity",
+		"metadata": map[string]any{"name": name},
+		"spec": map[string]any{
+			"type":       int64(0),
+			"resourceID": "/subscriptions/11111111-1111-1111-1111-111111111111/resourcegroups/demo/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name,
+			"clientID":   "7eb6d1a0-2c4f-4b8e-9d3a-5f1e0c7ba6a9",
+		},
+	}}
+}
+
+func apply(ctx context.Context, client dynamic.Interface, namespace, name string) (time.Duration, error) {
+	object := benchIdentity(name)
+	started := time.Now()
+	_, err := client.Resource(identities).Namespace(namespace).Apply(ctx, name, object, metav1.ApplyOptions{FieldManager: "bench"})
+	if err != nil {
+		return 0, fmt.Errorf("applying %s/%s: %w", namespace, name, err)
+	}
+	return time.Since(started), nil
+}
+
+// applyPairs applies an object with, then the same without the webhook, again
+// and again. The first tenth warms connections and caches and is not counted.
+func applyPairs(ctx context.Context, client dynamic.Interface) (judged, bare durations, err error) {
+	var mutex sync.Mutex
+	var group sync.WaitGroup
+	for team := range latencyTeams {
+		group.Go(func() {
+			for i := range (pairs + pairs/10) / latencyTeams {
+				name := fmt.Sprintf("pair-%d-%d", team, i)
+				with, errWith := apply(ctx, client, judgedNamespace, name)
+				without, errWithout := apply(ctx, client, bareNamespace, name)
+				mutex.Lock()
+				err = errors.Join(err, errWith, errWithout)
+				if i >= pairs/10/latencyTeams {
+					judged, bare = append(judged, with), append(bare, without)
+				}
+				failed := err != nil
+				mutex.Unlock()
+				if failed {
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	return judged, bare, err
+}
+
+// load applies as fast as many clients can, and returns the applies in a second.
+func load(ctx context.Context, client dynamic.Interface) (float64, error) {
+	var mutex sync.Mutex
+	var group sync.WaitGroup
+	var failed error
+	count := 0
+	started := time.Now()
+	for team := range loadTeams {
+		group.Go(func() {
+			for i := 0; time.Since(started) < loadTime; i++ {
+				_, err := apply(ctx, client, judgedNamespace, fmt.Sprintf("load-%d-%d", team, i))
+				mutex.Lock()
+				count++
+				failed = errors.Join(failed, err)
+				mutex.Unlock()
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	return float64(count) / time.Since(started).Seconds(), failed
+}

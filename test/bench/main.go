@@ -1,0 +1,85 @@
+// Command bench measures the figures that the design promises, each beside a
+// baseline taken in the same run. It prints a table and writes it to
+// test/bench/results.json. `make bench` runs it.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// scenario measures one component.
+type scenario struct {
+	name string
+	run  func(ctx context.Context, e *environment) ([]Result, error)
+}
+
+func scenarios() []scenario {
+	return []scenario{
+		{"admission", admissionScenario},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	only := fs.String("only", "", "comma-separated scenarios to run; empty: all")
+	assets := fs.String("assets", os.Getenv("KUBEBUILDER_ASSETS"), "directory of etcd, kube-apiserver and helm")
+	out := fs.String("out", "test/bench/results.json", "file for the results")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	all := scenarios()
+	if *only != "" {
+		wanted := strings.Split(*only, ",")
+		all = slices.DeleteFunc(all, func(s scenario) bool { return !slices.Contains(wanted, s.name) })
+		if len(all) != len(wanted) {
+			return fmt.Errorf("--only=%q: unknown scenario among these", *only)
+		}
+	}
+	dir, err := os.MkdirTemp("", "aad-pod-identity-bench-")
+	if err != nil {
+		return fmt.Errorf("making a working directory: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	e := &environment{dir: dir, assets: *assets}
+	var results []Result
+	for _, s := range all {
+		fmt.Printf("bench: %s\n", s.name)
+		found, err := s.run(ctx, e)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		results = append(results, found...)
+	}
+	fmt.Println()
+	if err := writeTable(os.Stdout, results); err != nil {
+		return fmt.Errorf("printing the results: %w", err)
+	}
+	if err := writeJSON(filepath.Clean(*out), results); err != nil {
+		return err
+	}
+	missed := 0
+	for _, r := range results {
+		if !r.Met {
+			missed++
+		}
+	}
+	fmt.Printf("bench: %d figures, %d goals missed\n", len(results), missed)
+	return nil
+}
