@@ -3,6 +3,7 @@ package resourceid
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/spelling"
@@ -52,7 +53,15 @@ func diagnose(id string) *Error {
 	return &Error{ID: id, Defects: d.defects, Suggestion: suggestion}
 }
 
-const quotes = "\"'`“”‘’„«»"
+const (
+	quotes = "\"'`“”‘’„«»"
+	// punctuation is what may follow an ID in the text that it was copied from.
+	// No name of an identity ends in any of it.
+	punctuation = ",;."
+	// maxDecodings bounds how often percent-encoding is undone: some tools encode
+	// what is encoded already.
+	maxDecodings = 3
+)
 
 // unwrap removes what surrounds or encodes an ID that was copied from
 // somewhere: white space, quotes, percent-encoding, host name, query.
@@ -65,25 +74,40 @@ func (d *diagnosis) unwrap(id string) string {
 		d.fixable(Quoted, "", "quotes are part of the ID")
 		s = strings.TrimFunc(t, isSpace)
 	}
-	if strings.Contains(s, "%") {
-		if t, err := url.PathUnescape(s); err == nil {
-			d.fixable(PercentEncoded, "", "percent-encoded")
-			s = t
-		} else {
-			d.fatal(PercentEncoded, "", "percent-encoded, and not decodable")
-		}
-	}
+	s = d.decode(s)
 	if strings.Contains(s, `\`) {
 		d.fixable(Backslash, "", `backslash in place of a slash`)
 		s = strings.ReplaceAll(s, `\`, "/")
 	}
-	if i := indexFold(s, "/subscriptions/"); i > 0 && strings.Trim(s[:i], "/") != "" {
+	// A resource group may be called subscriptions, too.
+	first, _, _ := strings.Cut(strings.TrimLeft(s, "/"), "/")
+	if i := indexFold(s, "/subscriptions/"); i > 0 && first != "" && !isFixed(segSubscriptions, first) {
 		d.fixable(Prefixed, s[:i], "%q before /subscriptions", clip(s[:i]))
 		s = s[i:]
 	}
 	if i := strings.IndexAny(s, "?#"); i >= 0 {
 		d.fixable(Query, s[i:], "%q is no part of an ID", clip(s[i:]))
 		s = s[:i]
+	}
+	if t := strings.TrimRight(s, quotes+punctuation); t != s {
+		d.fixable(Suffixed, s[len(t):], "%q after the ID", clip(s[len(t):]))
+		s = strings.TrimFunc(t, isSpace)
+	}
+	return s
+}
+
+// decode undoes percent-encoding.
+func (d *diagnosis) decode(s string) string {
+	for i := 0; i < maxDecodings && strings.Contains(s, "%"); i++ {
+		t, err := url.PathUnescape(s)
+		if err != nil {
+			d.fatal(PercentEncoded, "", "percent-encoded, and not decodable")
+			return s
+		}
+		if i == 0 {
+			d.fixable(PercentEncoded, "", "percent-encoded")
+		}
+		s = t
 	}
 	return s
 }
@@ -102,26 +126,50 @@ func (d *diagnosis) segments(s string) []string {
 	}
 	segments := strings.Split(s, "/")
 	for i, segment := range segments {
-		if t := strings.TrimFunc(segment, isSpace); t != segment {
+		t := strings.TrimFunc(segment, isSpace)
+		if strings.ContainsFunc(t, isInvisible) {
+			t = strings.Map(dropInvisible, t)
+		}
+		if t != segment {
 			d.fixable(WhiteSpace, segment, "white space in segment %q", clip(segment))
 			segments[i] = t
 		}
 	}
-	// Eight segments, one of them empty, are an empty value; any other number
-	// with an empty one is a slash too many.
-	if len(segments) != segmentCount {
+	if !onlyValuesEmpty(segments) {
 		segments = d.compact(segments)
 	}
 	switch {
 	case len(segments) == segmentCount:
 		return d.align(segments)
-	case len(segments) == segmentCount-1:
+	case len(segments) > segmentCount:
+		if whole := d.head(segments); whole != nil {
+			return whole
+		}
+	default:
 		if whole := d.complete(segments); whole != nil {
 			return whole
 		}
 	}
 	d.misfit(segments)
 	return nil
+}
+
+// onlyValuesEmpty reports whether the segments are eight of which at most values
+// are empty, as a template leaves them. Any other empty segment is a slash too
+// many.
+func onlyValuesEmpty(segments []string) bool {
+	if len(segments) != segmentCount {
+		return false
+	}
+	if !slices.Contains(segments, "") {
+		return true
+	}
+	for i, segment := range segments {
+		if fixed[i] != "" && !isFixed(i, segment) {
+			return false
+		}
+	}
+	return true
 }
 
 // compact drops empty segments.
@@ -142,6 +190,25 @@ func (d *diagnosis) compact(segments []string) []string {
 		d.fixable(DoubleSlash, "", "two slashes in a row")
 	}
 	return kept
+}
+
+// head finds the identity in an ID that goes on after it: that of a child
+// resource, or of a page of the portal. It returns nil, and records nothing,
+// unless the first eight segments are an ID, and the only one.
+func (d *diagnosis) head(segments []string) []string {
+	rest := segments[segmentCount:]
+	if slices.ContainsFunc(rest, func(s string) bool { return isFixed(segSubscriptions, s) }) {
+		return nil
+	}
+	var how diagnosis
+	whole := how.align(segments[:segmentCount])
+	if _, ok := match("/"+strings.Join(whole, "/"), false); !ok || how.lost {
+		return nil
+	}
+	d.defects = append(d.defects, how.defects...)
+	extra := "/" + strings.Join(rest, "/")
+	d.fixable(ExtraSegment, extra, "%q is too much", clip(extra))
+	return whole
 }
 
 // align checks eight segments each against its place and returns them
@@ -192,9 +259,13 @@ func named(segment string) string {
 // right spelling.
 func (d *diagnosis) fixedSegment(i int, segment string) string {
 	want := fixed[i]
+	bare := strings.Map(dropSpace, segment)
 	switch {
 	case segment == want, i == segGroups && segment == portalGroups:
 		return segment
+	case bare != segment && (bare == want || i == segGroups && bare == portalGroups):
+		d.fixable(WhiteSpace, segment, "white space in segment %q", clip(segment))
+		return bare
 	case equalFoldASCII(segment, want):
 		if i == segGroups {
 			d.fixable(Miscapitalised, segment, "segment %q is miscapitalised, use %q or %q", segment, want, portalGroups)

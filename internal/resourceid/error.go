@@ -2,35 +2,38 @@ package resourceid
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
-// Problem is the class of a defect.
+// Problem is the class of a defect. Its value is the second half of the rule's
+// name in docs/validation-rules.md.
 type Problem string
 
 // The classes of defects. What a message says of each is in [Defect.Message].
 const (
-	Empty               Problem = "Empty"
-	TooLong             Problem = "TooLong"
-	WhiteSpace          Problem = "WhiteSpace"
-	Quoted              Problem = "Quoted"
-	PercentEncoded      Problem = "PercentEncoded"
-	Backslash           Problem = "Backslash"
-	Prefixed            Problem = "Prefixed"
-	Query               Problem = "Query"
-	MissingLeadingSlash Problem = "MissingLeadingSlash"
-	MissingSlash        Problem = "MissingSlash"
-	TrailingSlash       Problem = "TrailingSlash"
-	DoubleSlash         Problem = "DoubleSlash"
-	MissingSegment      Problem = "MissingSegment"
-	ExtraSegment        Problem = "ExtraSegment"
-	Miscapitalised      Problem = "Miscapitalised"
-	Misspelt            Problem = "Misspelt"
-	WrongSegment        Problem = "WrongSegment"
-	OtherType           Problem = "OtherType"
-	BadSubscription     Problem = "BadSubscription"
-	BadResourceGroup    Problem = "BadResourceGroup"
-	BadName             Problem = "BadName"
+	Empty               Problem = "empty"
+	TooLong             Problem = "too-long"
+	WhiteSpace          Problem = "white-space"
+	Quoted              Problem = "quoted"
+	PercentEncoded      Problem = "percent-encoded"
+	Backslash           Problem = "backslash"
+	Prefixed            Problem = "prefixed"
+	Suffixed            Problem = "suffixed"
+	Query               Problem = "query"
+	MissingLeadingSlash Problem = "missing-leading-slash"
+	MissingSlash        Problem = "missing-slash"
+	TrailingSlash       Problem = "trailing-slash"
+	DoubleSlash         Problem = "double-slash"
+	MissingSegment      Problem = "missing-segment"
+	ExtraSegment        Problem = "extra-segment"
+	Miscapitalised      Problem = "miscapitalised"
+	Misspelt            Problem = "misspelt"
+	WrongSegment        Problem = "wrong-segment"
+	OtherType           Problem = "other-type"
+	BadSubscription     Problem = "bad-subscription"
+	BadResourceGroup    Problem = "bad-resource-group"
+	BadName             Problem = "bad-name"
 )
 
 // Defect is one thing wrong with an ID.
@@ -81,10 +84,12 @@ func (e *Error) Detail() string {
 
 // Has reports whether one of the defects is of the class p.
 func (e *Error) Has(p Problem) bool {
-	for _, d := range e.Defects {
-		if d.Problem == p {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(e.Defects, func(d Defect) bool { return d.Problem == p })
+}
+
+// OnlyMiscapitalised reports whether the ID has no other defect than the
+// capitalisation of fixed segments. The suggestion then names the same Azure
+// resource, and differs from the ID in these segments alone.
+func (e *Error) OnlyMiscapitalised() bool {
+	return e.Suggestion != "" && !slices.ContainsFunc(e.Defects, func(d Defect) bool { return d.Problem != Miscapitalised })
 }

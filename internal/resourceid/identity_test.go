@@ -118,6 +118,17 @@ func TestDefects(t *testing.T) {
 		"junk before":                              {"id=" + good, `"id=" before /subscriptions`, good},
 		"no resource group (#230)":                 {replace("/resourcegroups/rg-1", ""), `"/resourcegroups/<resourcegroup>" is missing`, ""},
 		"no resource group segment":                {replace("/resourcegroups", ""), `segment "resourcegroups" is missing`, good},
+		"two slashes missing":                      {strings.NewReplacer(sub+"/", sub, "/providers", "providers").Replace(good), `no slash between "` + sub + `" and "resourcegroups"; no slash between "rg-1" and "providers"`, good},
+		"slashes missing around a value":           {strings.NewReplacer("/rg-1/", "rg-1").Replace(good), `no slash between "resourcegroups" and "rg-1providers"; no slash between "rg-1" and "providers"`, good},
+		"two fixed segments missing":               {strings.NewReplacer("/subscriptions", "", "/providers", "").Replace(good), `segment "subscriptions" is missing; segment "providers" is missing`, good},
+		"a slash and a fixed segment missing":      {strings.NewReplacer("/resourcegroups", "", "providers/", "providers").Replace(good), `segment "resourcegroups" is missing; no slash between "providers" and "Microsoft.ManagedIdentity"`, good},
+		"a slash too many and one missing":         {strings.Replace(good, "/providers", "providers", 1) + "/", `slash at the end; no slash between "rg-1" and "providers"`, good},
+		"a slash too many and no name":             {"/" + strings.TrimSuffix(good, "/demo"), `two slashes in a row; "/<name>" is missing`, ""},
+		"copied from JSON":                         {`"id": "` + good + `",`, `quotes are part of the ID; "id\": \"" before /subscriptions; "\"," after the ID`, good},
+		"the end of a sentence":                    {good + ".", `"." after the ID`, good},
+		"percent-encoded twice":                    {strings.ReplaceAll(good, "/", "%252F"), `percent-encoded`, good},
+		"a zero-width space within a name":         {replace("demo", "de\u200bmo"), `white space in segment "de\u200bmo"`, good},
+		"a line break within a fixed segment":      {replace("userAssigned", "userAssigned\n  "), `white space in segment "userAssigned\n  Identities"`, good},
 		"no name of the resource group":            {replace("/rg-1", ""), `"/<resourcegroup>" is missing`, ""},
 		"empty subscription, as of a template":     {replace(sub, ""), `subscription is empty, must be a GUID`, ""},
 		"empty name":                               {strings.TrimSuffix(good, "demo"), `identity name is empty`, ""},
@@ -128,7 +139,10 @@ func TestDefects(t *testing.T) {
 		"an instance of a scale set":               {"/subscriptions/" + sub + "/resourceGroups/rg-1/providers/Microsoft.Compute/virtualMachineScaleSets/demo/virtualMachines/0", `resource type "Microsoft.Compute/virtualMachineScaleSets" must be "Microsoft.ManagedIdentity/userAssignedIdentities"`, ""},
 		"a system-assigned identity":               {replace("userAssignedIdentities", "systemAssignedIdentities"), `resource type "Microsoft.ManagedIdentity/systemAssignedIdentities" must be "Microsoft.ManagedIdentity/userAssignedIdentities"`, ""},
 		"another provider":                         {replace("Microsoft.ManagedIdentity", "Microsoft.Identity"), `resource type "Microsoft.Identity/userAssignedIdentities" must be "Microsoft.ManagedIdentity/userAssignedIdentities"`, ""},
-		"a child resource":                         {good + "/federatedIdentityCredentials/x", `"/federatedIdentityCredentials/x" is too much`, ""},
+		"a child resource":                         {good + "/federatedIdentityCredentials/x", `"/federatedIdentityCredentials/x" is too much`, good},
+		"the address of the portal":                {"https://portal.azure.com/#@contoso.com/resource" + good + "/overview", `"https://portal.azure.com/#@contoso.com/resource" before /subscriptions; "/overview" is too much`, good},
+		"two IDs":                                  {good + " " + good, `white space in segment "demo "; "/subscriptions/` + sub + `/resourcegroups/rg-1/providers/Microsoft.ManagedIdentity/userAssignedIdentities/demo" is too much`, ""},
+		"a segment too many in the middle":         {replace("rg-1", "rg/1"), `"/1" is too much`, ""},
 		"a wrong fixed segment":                    {replace("resourcegroups", "groups"), `segment "groups" must be "resourcegroups"`, ""},
 		"subscription by name":                     {replace(sub, "production"), `subscription "production" is not a GUID`, ""},
 		"subscription with a letter beyond f":      {replace("0f3c", "0g3c"), `subscription "` + strings.Replace(sub, "0f3c", "0g3c", 1) + `" is not a GUID`, ""},
@@ -164,6 +178,31 @@ func TestDefects(t *testing.T) {
 				t.Errorf("suggestion %q, want %q", e.Suggestion, tt.suggestion)
 			}
 		})
+	}
+}
+
+func TestOnlyMiscapitalised(t *testing.T) {
+	for id, want := range map[string]bool{
+		strings.ToLower(good): true,
+		strings.ToUpper(good): true,
+		strings.Replace(good, "resourcegroups/rg-1", "RESOURCEGROUPS/RG-1", 1):                     true,
+		strings.Replace(good, "resourcegroups", "RESOURCEGROUPS", 1) + "/":                         false,
+		strings.Replace(good, "resourcegroups", "resourcgroups", 1):                                false,
+		strings.NewReplacer("resourcegroups", "RESOURCEGROUPS", "demo", "d").Replace(good):         false,
+		strings.NewReplacer("resourcegroups", "resourceGroups", "providers", "P").Replace(good):    false,
+		strings.NewReplacer("providers", "Providers", "Microsoft", "microsoft").Replace(good) + "": true,
+	} {
+		_, err := Parse(id)
+		var e *Error
+		if !errors.As(err, &e) {
+			t.Fatalf("Parse(%q) = %v, want an *Error", id, err)
+		}
+		if got := e.OnlyMiscapitalised(); got != want {
+			t.Errorf("%q: %v, want %v: %v", id, got, want, e)
+		}
+		if want && !Equal(e.Suggestion, id) {
+			t.Errorf("%q is another resource than %q", e.Suggestion, id)
+		}
 	}
 }
 

@@ -12,54 +12,112 @@ var placeholders = [segmentCount]string{
 	segName:         "<name>",
 }
 
-// complete finds the one slash or fixed segment that seven segments lack. It
-// returns nil, and records nothing, unless exactly one correction exists.
+// complete finds the slashes and fixed segments that fewer than eight segments
+// lack. It returns nil, and records nothing, unless exactly one correction
+// exists.
 func (d *diagnosis) complete(segments []string) []string {
-	type fix struct {
-		whole []string
-		how   diagnosis
-	}
-	var fixes []fix
-	try := func(whole []string, record func(*diagnosis)) {
-		var how diagnosis
-		record(&how)
-		aligned := how.align(whole)
-		if _, ok := match("/"+strings.Join(aligned, "/"), false); !ok || how.lost {
-			return
-		}
-		if !slices.ContainsFunc(fixes, func(f fix) bool { return slices.Equal(f.whole, aligned) }) {
-			fixes = append(fixes, fix{aligned, how})
-		}
-	}
-	for i, segment := range segments {
-		for _, at := range cuts(i, segment) {
-			left, right := segment[:at], segment[at:]
-			try(slices.Concat(segments[:i], []string{left, right}, segments[i+1:]), func(how *diagnosis) {
-				how.fixable(MissingSlash, segment, "no slash between %q and %q", left, right)
-			})
-		}
-	}
-	for i, want := range fixed {
-		// A slash that explains it all comes first: "rg-1providers" is not a
-		// resource group. Where the segment stands already, what is missing is
-		// the value.
-		if len(fixes) > 0 || want == "" || slices.ContainsFunc(segments, func(s string) bool { return isFixed(i, s) }) {
-			continue
-		}
-		try(slices.Concat(segments[:i], []string{want}, segments[i:]), func(how *diagnosis) {
-			how.fixable(MissingSegment, want, "segment %q is missing", want)
-		})
-	}
-	if len(fixes) != 1 {
+	s := search{missing: segmentCount - len(segments), inserted: segmentCount}
+	s.from(0, segments, nil, diagnosis{}, 0)
+	if len(s.found) != 1 {
 		return nil
 	}
-	d.defects = append(d.defects, fixes[0].how.defects...)
-	return fixes[0].whole
+	d.defects = append(d.defects, s.found[0].how.defects...)
+	return s.found[0].whole
 }
 
-// cuts returns where segment number i could be two that lack the slash between
-// them: after the fixed segment of place i, or before that of the next.
+// search goes through all ways to read segments as an ID.
+type search struct {
+	// missing is how many segments there are too few.
+	missing int
+	// found are the readings that make a valid ID with the fewest insertions: a
+	// slash that explains it all comes first, so that "rg-1providers" is not taken
+	// for a resource group.
+	found    []reading
+	inserted int
+}
+
+// reading is a way to read segments as an ID.
+type reading struct {
+	whole []string
+	how   diagnosis
+}
+
+// from reads the rest of the segments at place i and beyond; done holds the
+// segments before, how what they lacked, and inserted how many of them were not
+// there.
+func (s *search) from(i int, rest, done []string, how diagnosis, inserted int) {
+	lacking := len(how.defects)
+	if i == segmentCount || len(rest) > segmentCount-i || inserted > s.inserted {
+		if i == segmentCount && len(rest) == 0 {
+			s.end(done, how, inserted)
+		}
+		return
+	}
+	if len(rest) > 0 && fits(i, rest[0]) {
+		s.from(i+1, rest[1:], with(done, rest[0]), how, inserted)
+	}
+	if lacking == s.missing {
+		return
+	}
+	if len(rest) > 0 {
+		for _, at := range cuts(i, rest[0]) {
+			left, right := rest[0][:at], rest[0][at:]
+			next := how.clone()
+			next.fixable(MissingSlash, rest[0], "no slash between %q and %q", clip(left), clip(right))
+			s.from(i+1, slices.Concat([]string{right}, rest[1:]), with(done, left), next, inserted)
+		}
+	}
+	if want := fixed[i]; want != "" {
+		next := how.clone()
+		next.fixable(MissingSegment, want, "segment %q is missing", want)
+		s.from(i+1, rest, with(done, want), next, inserted+1)
+	}
+}
+
+// end keeps a reading if it makes a valid ID.
+func (s *search) end(done []string, how diagnosis, inserted int) {
+	how = how.clone()
+	whole := how.align(done)
+	if _, ok := match("/"+strings.Join(whole, "/"), false); !ok || how.lost {
+		return
+	}
+	if inserted < s.inserted {
+		s.found, s.inserted = nil, inserted
+	}
+	if !slices.ContainsFunc(s.found, func(r reading) bool { return slices.Equal(r.whole, whole) }) {
+		s.found = append(s.found, reading{whole, how})
+	}
+}
+
+// fits reports whether a segment can stand at place i. Where segments are
+// missing, one that looks like a fixed segment is not taken for a value: what is
+// missing is the value then.
+func fits(i int, segment string) bool {
+	if fixed[i] != "" {
+		return isFixed(i, segment)
+	}
+	for f := range fixed {
+		if isFixed(f, segment) {
+			return false
+		}
+	}
+	return true
+}
+
+func with(done []string, segment string) []string {
+	return append(slices.Clip(done), segment)
+}
+
+func (d *diagnosis) clone() diagnosis {
+	return diagnosis{defects: slices.Clone(d.defects), lost: d.lost}
+}
+
+// cuts returns where a segment at place i could be two that lack the slash
+// between them: after the fixed segment of place i, or before that of the next.
 func cuts(i int, segment string) []int {
+	if i == segName {
+		return nil
+	}
 	var at []int
 	if want := fixed[i]; want != "" && len(segment) > len(want) && equalFoldASCII(segment[:len(want)], want) {
 		at = append(at, len(want))

@@ -74,7 +74,28 @@ func isAlnum(r rune) bool {
 // isSpace also counts what looks like nothing: control characters, zero-width
 // characters and the byte order mark, which copying from web pages leaves.
 func isSpace(r rune) bool {
-	return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r)
+	return unicode.IsSpace(r) || unicode.IsControl(r) || isInvisible(r)
+}
+
+// isInvisible reports characters that nobody sees.
+func isInvisible(r rune) bool {
+	return unicode.Is(unicode.Cf, r)
+}
+
+// dropInvisible, for strings.Map, drops them.
+func dropInvisible(r rune) rune {
+	if isInvisible(r) {
+		return -1
+	}
+	return r
+}
+
+// dropSpace, for strings.Map, drops all white space.
+func dropSpace(r rune) rune {
+	if isSpace(r) {
+		return -1
+	}
+	return r
 }
 
 // equalFoldASCII compares ignoring the case of ASCII letters only.

@@ -3,6 +3,8 @@ package validation
 import (
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/go-playground/validator/v10"
@@ -22,7 +24,7 @@ func newStructRules() (*structRules, error) {
 	validate.RegisterTagNameFunc(jsonName)
 	for tag, rule := range fieldRules {
 		err := validate.RegisterValidation(tag, func(f validator.FieldLevel) bool {
-			return rule(f.Field().Interface()) == ""
+			return rule(f.Field().Interface()) == fault{}
 		})
 		if err != nil {
 			return nil, fmt.Errorf("registering validation rule %s: %w", tag, err)
@@ -31,6 +33,7 @@ func newStructRules() (*structRules, error) {
 	validate.RegisterStructValidationMapRules(identityRules, v1.AzureIdentitySpec{})
 	validate.RegisterStructValidationMapRules(secretRules, v1.SecretReference{})
 	validate.RegisterStructValidationMapRules(bindingRules, v1.AzureIdentityBindingSpec{})
+	validate.RegisterStructValidationMapRules(exceptionRules, v1.AzurePodIdentityExceptionSpec{})
 	return &structRules{validate}, nil
 }
 
@@ -42,17 +45,23 @@ func (r *structRules) check(path *field.Path, s any) field.ErrorList {
 	}
 	var broken validator.ValidationErrors
 	if !errors.As(err, &broken) {
-		return field.ErrorList{field.InternalError(path, err)}
+		return field.ErrorList{field.InternalError(path, err).WithOrigin(RuleUnreadable)}
 	}
 	var findings field.ErrorList
 	for _, b := range broken {
 		// The namespace begins with the name of the Go type, then come JSON names.
 		_, below, _ := strings.Cut(b.Namespace(), ".")
-		detail := "breaks the rule " + b.Tag()
-		if rule, ok := fieldRules[b.Tag()]; ok {
-			detail = rule(b.Value())
+		rule, ok := fieldRules[b.Tag()]
+		if !ok {
+			findings = append(findings, field.Invalid(path.Child(below), b.Value(), "cannot be read").WithOrigin(RuleUnreadable))
+			continue
 		}
-		findings = append(findings, field.Invalid(path.Child(below), b.Value(), detail))
+		found := rule(b.Value())
+		findings = append(findings, field.Invalid(path.Child(below), b.Value(), found.detail).WithOrigin(found.rule))
+	}
+	// Maps have no order, findings have one. Those of fields keep theirs.
+	if len(findings) > 1 && reflect.TypeOf(s) == reflect.TypeFor[*v1.AzurePodIdentityExceptionSpec]() {
+		slices.SortStableFunc(findings, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	}
 	return findings
 }

@@ -1,34 +1,62 @@
 package validation
 
 import (
+	"fmt"
+
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 )
 
-// Binding returns what is wrong with an AzureIdentityBinding: the rules of
-// admission. Whether its identity exists is not one of them: the two may be
-// created in any order.
-func (v *Validator) Binding(b *v1.AzureIdentityBinding) field.ErrorList {
+// bindingSpec returns what is wrong with the spec of an AzureIdentityBinding.
+// Whether its identity exists is not one of the rules: the two may be created in
+// any order.
+func (v *Validator) bindingSpec(spec *v1.AzureIdentityBindingSpec) field.ErrorList {
 	path := field.NewPath("spec")
-	findings := v.rules.check(path, &b.Spec)
-	if b.Spec.AzureIdentity == "" {
-		findings = append(findings, field.Required(path.Child("azureIdentity"), "the name of an AzureIdentity in the namespace of the binding"))
+	findings := v.rules.check(path, spec)
+	if spec.AzureIdentity == "" {
+		findings = append(findings, field.Required(path.Child("azureIdentity"), "the name of an AzureIdentity in the namespace of the binding").WithOrigin(RuleBindingIdentityRequired))
 	}
-	if b.Spec.Selector == "" {
-		findings = append(findings, field.Required(path.Child("selector"), "the value of the label "+v1.BindingLabelKey+" of the pods that get the identity"))
+	if spec.Selector == "" {
+		findings = append(findings, field.Required(path.Child("selector"), "the value of the label "+v1.BindingLabelKey+" of the pods that get the identity").WithOrigin(RuleBindingSelectorRequired))
 	}
 	return findings
 }
 
-// Exception returns what is wrong with an AzurePodIdentityException beyond its
-// field names: nothing.
-func (v *Validator) Exception(*v1.AzurePodIdentityException) field.ErrorList {
-	return nil
+// IdentityAbsent is the warning about a binding whose identity is not there.
+func IdentityAbsent(namespace, name string) Warning {
+	return Warning{RuleBindingIdentityAbsent, "", fmt.Sprintf("AzureIdentity %s/%s does not exist (yet)", namespace, name)}
 }
 
-// AssignedIdentity returns what is wrong with an AzureAssignedIdentity beyond
-// its field names: nothing, since only MIC writes it.
-func (v *Validator) AssignedIdentity(*v1.AzureAssignedIdentity) field.ErrorList {
-	return nil
+// BindingTwice is the warning about a binding that another one repeats.
+func BindingTwice(other *v1.AzureIdentityBinding) Warning {
+	return Warning{RuleBindingTwice, "", fmt.Sprintf("AzureIdentityBinding %s/%s says the same: identity %q for selector %q", other.Namespace, other.Name, other.Spec.AzureIdentity, other.Spec.Selector)}
+}
+
+// exceptionSpec returns what is wrong with the spec of an
+// AzurePodIdentityException.
+func (v *Validator) exceptionSpec(spec *v1.AzurePodIdentityExceptionSpec) field.ErrorList {
+	path := field.NewPath("spec")
+	if len(spec.PodLabels) == 0 {
+		return field.ErrorList{field.Required(path.Child("podLabels"), "the labels of which a pod must have one to be excepted; without any, no pod is").WithOrigin(RuleExceptionLabelsRequired)}
+	}
+	return v.rules.check(path, spec)
+}
+
+// assignedSpec returns what is wrong with the spec of an AzureAssignedIdentity.
+// The copies of identity and binding in it are not judged but for their names and
+// types: they may be copies of what an older release stored.
+func (v *Validator) assignedSpec(spec *v1.AzureAssignedIdentitySpec) field.ErrorList {
+	path := field.NewPath("spec")
+	var findings field.ErrorList
+	if spec.Pod == "" {
+		findings = append(findings, field.Required(path.Child("pod"), "the name of the pod").WithOrigin(RuleAssignedPodRequired))
+	}
+	if spec.PodNamespace == "" {
+		findings = append(findings, field.Required(path.Child("podNamespace"), "the namespace of the pod").WithOrigin(RuleAssignedPodNamespaceRequired))
+	}
+	if spec.NodeName == "" {
+		findings = append(findings, field.Required(path.Child("nodename"), "the node of the pod").WithOrigin(RuleAssignedNodeRequired))
+	}
+	return findings
 }

@@ -1,27 +1,30 @@
 package validation
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 )
 
-// Identity returns what is wrong with an AzureIdentity: the rules of admission.
-func (v *Validator) Identity(id *v1.AzureIdentity) field.ErrorList {
+// identitySpec returns what is wrong with the spec of an AzureIdentity.
+func (v *Validator) identitySpec(spec *v1.AzureIdentitySpec) field.ErrorList {
 	path := field.NewPath("spec")
-	findings := v.rules.check(path, &id.Spec)
-	switch id.Spec.Type {
+	findings := v.rules.check(path, spec)
+	switch spec.Type {
 	case v1.UserAssignedMSI:
-		if f := resourceIDFinding(path.Child("resourceID"), id.Spec.ResourceID); f != nil {
+		if f := resourceIDFinding(path.Child("resourceID"), spec.ResourceID); f != nil {
 			findings = append(findings, f)
 		}
-		if id.Spec.ClientID == "" {
-			findings = append(findings, field.Required(path.Child("clientID"), "the client ID of the managed identity, a GUID"))
+		if spec.ClientID == "" {
+			findings = append(findings, field.Required(path.Child("clientID"), "the client ID of the managed identity, a GUID").WithOrigin(RuleClientIDRequired))
 		}
 	case v1.ServicePrincipal, v1.ServicePrincipalCertificate:
-		findings = append(findings, servicePrincipal(path, &id.Spec)...)
+		findings = append(findings, servicePrincipal(path, spec)...)
 	}
 	return findings
 }
@@ -34,17 +37,89 @@ func servicePrincipal(path *field.Path, spec *v1.AzureIdentitySpec) field.ErrorL
 		credential = "the certificate"
 	}
 	for _, required := range []struct {
-		path         *field.Path
-		value, about string
+		value string
+		rule  string
+		path  []string
+		about string
 	}{
-		{path.Child("tenantID"), spec.TenantID, "the tenant of the service principal, a GUID or a verified domain"},
-		{path.Child("clientID"), spec.ClientID, "the client ID of the service principal, a GUID"},
-		{path.Child("clientPassword", "name"), spec.ClientPassword.Name, "the name of the Secret with " + credential},
-		{path.Child("clientPassword", "namespace"), spec.ClientPassword.Namespace, "the namespace of the Secret with " + credential},
+		{spec.TenantID, RuleTenantRequired, []string{"tenantID"}, "the tenant of the service principal, a GUID or a verified domain"},
+		{spec.ClientID, RuleClientIDRequired, []string{"clientID"}, "the client ID of the service principal, a GUID"},
+		{spec.ClientPassword.Name, RuleClientPasswordNameRequired, []string{"clientPassword", "name"}, "the name of the Secret with " + credential},
+		{spec.ClientPassword.Namespace, RuleClientPasswordNamespaceRequired, []string{"clientPassword", "namespace"}, "the namespace of the Secret with " + credential},
 	} {
 		if required.value == "" {
-			findings = append(findings, field.Required(required.path, fmt.Sprintf("type %d needs %s", spec.Type, required.about)))
+			findings = append(findings, field.Required(path.Child(required.path[0], required.path[1:]...), fmt.Sprintf("type %d needs %s", spec.Type, required.about)).WithOrigin(required.rule))
 		}
 	}
 	return findings
+}
+
+// resourceIDFinding judges the resource ID of a managed identity.
+func resourceIDFinding(path *field.Path, id string) *field.Error {
+	_, err := resourceid.Parse(id)
+	if err == nil {
+		return nil
+	}
+	var defects *resourceid.Error
+	switch {
+	case id == "":
+		return field.Required(path, err.Error()).WithOrigin(RuleResourceIDEmpty)
+	case errors.As(err, &defects):
+		return field.Invalid(path, id, defects.Detail()).WithOrigin(resourceIDRules(defects))
+	default:
+		return field.Invalid(path, id, "cannot be read").WithOrigin(RuleUnreadable)
+	}
+}
+
+// resourceIDRules lists the rules that an ID breaks, each once.
+func resourceIDRules(defects *resourceid.Error) string {
+	var rules []string
+	seen := make(map[resourceid.Problem]bool)
+	for _, d := range defects.Defects {
+		if !seen[d.Problem] {
+			seen[d.Problem] = true
+			rules = append(rules, resourceIDRule(d.Problem))
+		}
+	}
+	return strings.Join(rules, ",")
+}
+
+func resourceIDRule(p resourceid.Problem) string {
+	return resourceIDPrefix + string(p)
+}
+
+// dependsOnType reports whether a finding comes from a rule that asks for the
+// type of an identity.
+func dependsOnType(finding *field.Error) bool {
+	switch finding.Origin {
+	case RuleClientIDRequired, RuleTenantRequired, RuleClientPasswordNameRequired, RuleClientPasswordNamespaceRequired:
+		return true
+	}
+	return strings.HasPrefix(finding.Origin, resourceIDPrefix)
+}
+
+// identityWarnings says what a valid AzureIdentity has in vain.
+func identityWarnings(spec *v1.AzureIdentitySpec) []Warning {
+	var warnings []Warning
+	unused := func(name string, there bool) {
+		if there {
+			warnings = append(warnings, Warning{RuleUnusedField, "spec." + name, fmt.Sprintf("type %d does not use it", spec.Type)})
+		}
+	}
+	if spec.Type == v1.UserAssignedMSI {
+		unused("clientPassword", spec.ClientPassword != v1.SecretReference{})
+		unused("auxiliaryTenantIDs", len(spec.AuxiliaryTenantIDs) > 0)
+		return warnings
+	}
+	unused("resourceID", spec.ResourceID != "")
+	seen := map[string]string{strings.ToLower(spec.TenantID): "spec.tenantID"}
+	for i, tenant := range spec.AuxiliaryTenantIDs {
+		path := fmt.Sprintf("spec.auxiliaryTenantIDs[%d]", i)
+		if first, twice := seen[strings.ToLower(tenant)]; twice {
+			warnings = append(warnings, Warning{RuleTenantTwice, path, "the same tenant as " + first})
+			continue
+		}
+		seen[strings.ToLower(tenant)] = path
+	}
+	return warnings
 }

@@ -22,22 +22,104 @@ func messages(findings field.ErrorList) []string {
 	return texts
 }
 
-// What the manifests in test/manifests cannot show, since kubectl or the API
-// server would not let it through, or since it is of no interest to a reader.
-func TestRaw(t *testing.T) {
+type rawCase struct {
+	kind, object string
+	want         []string
+}
+
+// rawCases are what the manifests in test/manifests cannot show, since kubectl or
+// the API server would not let it through, or since it is of no interest to a
+// reader.
+func rawCases() map[string]rawCase {
 	identity := func(spec string) string {
 		return `{"spec":{"resourceID":"` + goodID + `","clientID":"7eb6d1a0-2c4f-4b8e-9d3a-5f1e0c7ba6a9"` + spec + `}}`
 	}
-	tests := map[string]struct {
-		kind, object string
-		want         []string
-	}{
+	return map[string]rawCase{
 		"null fields are absent fields": {
-			v1.KindAzureIdentity, identity(`,"clientPassword":null,"auxiliaryTenantIDs":null,"replicas":null,"metadata":{"creationTimestamp":null}`), nil,
+			v1.KindAzureIdentity, identity(`,"auxiliaryTenantIDs":null,"replicas":null,"metadata":{"creationTimestamp":null,"labels":null}`), nil,
+		},
+		"null where the schema of the API server does not take it": {
+			v1.KindAzureIdentity, identity(`,"clientPassword":null,"adEndpoint":null,"type":null`),
+			[]string{
+				"spec.adEndpoint: Invalid value: must be a string, not null",
+				"spec.clientPassword: Invalid value: must be an object, not null",
+				"spec.type: Invalid value: must be a number, not null",
+			},
+		},
+		"null for a whole spec": {v1.KindAzureIdentityBinding, `{"spec":null}`, []string{"spec: Invalid value: must be an object, not null"}},
+		"null elements": {
+			v1.KindAzureIdentity, identity(`,"auxiliaryTenantIDs":[null]`),
+			[]string{"spec.auxiliaryTenantIDs[0]: Invalid value: must be a string, not null"},
+		},
+		"fields that are there twice": {
+			v1.KindAzureIdentityBinding, `{"spec":{"azureIdentity":"demo","selector":"a","selector":"b c","metadata":{"name":"x","name":"y"}}}`,
+			[]string{
+				"spec.selector: Forbidden: written more than once: keep one",
+				"spec.metadata.name: Forbidden: written more than once: keep one",
+				`spec.selector: Invalid value: "b c": must be possible as the value of the pod label aadpodidbinding: at most 63 letters, digits, -, _ and ., the first and last a letter or digit`,
+			},
+		},
+		"a spec that is there twice": {
+			v1.KindAzureIdentityBinding, `{"spec":{"azureIdentity":"demo","selector":"a"},"spec":{"azureIdentity":"demo","selector":"a"}}`,
+			[]string{"spec: Forbidden: written more than once: keep one"},
+		},
+		"a whole number written as a fraction, as the API server takes it": {v1.KindAzureIdentity, identity(`,"type":0.0,"replicas":1e0`), nil},
+		"a type in quotes is judged as what it means": {
+			v1.KindAzureIdentity, `{"spec":{"type":"2","tenantID":"contoso.com","clientID":"7eb6d1a0-2c4f-4b8e-9d3a-5f1e0c7ba6a9","clientPassword":{"name":"x"}}}`,
+			[]string{
+				`spec.type: Invalid value: "2": must be a number, not a string: remove the quotes`,
+				"spec.clientPassword.namespace: Required value: type 2 needs the namespace of the Secret with the certificate",
+			},
+		},
+		"a type that says nothing, and a value that is bad in any type": {
+			v1.KindAzureIdentity, `{"spec":{"type":true,"clientID":"x"}}`,
+			[]string{
+				"spec.type: Invalid value: true: must be a number, not a boolean",
+				`spec.clientID: Invalid value: "x": must be a GUID, such as 00000000-0000-0000-0000-000000000000`,
+			},
+		},
+		"the only label of an exception has a wrong type": {
+			v1.KindAzurePodIdentityException, `{"spec":{"podLabels":{"a":1}}}`,
+			[]string{"spec.podLabels[a]: Invalid value: 1: must be a string, not a number: put it in quotes"},
+		},
+		"several labels of an exception": {
+			v1.KindAzurePodIdentityException, `{"spec":{"podLabels":{"z z":"","b":"b b","a":"","Example.com/a":"x"}}}`,
+			[]string{
+				`spec.podLabels[Example.com/a]: Invalid value: "Example.com/a": must be the key of a label: at most 63 letters, digits, -, _ and ., the first and last a letter or digit, after a lower-case domain and a slash if need be`,
+				`spec.podLabels[b]: Invalid value: "b b": must be possible as the value of a label: empty, or at most 63 letters, digits, -, _ and ., the first and last a letter or digit`,
+				`spec.podLabels[z z]: Invalid value: "z z": must be the key of a label: at most 63 letters, digits, -, _ and ., the first and last a letter or digit, after a lower-case domain and a slash if need be`,
+			},
+		},
+		"the copies in an AzureAssignedIdentity are judged by names and types alone": {
+			v1.KindAzureAssignedIdentity, `{"spec":{"pod":"p","podNamespace":"d","nodename":"n","azureIdentityRef":{"metadata":{"annotations":{"aadpodidentity.k8s.io/behavior":"x"}},"spec":{"type":7,"resourceID":"x","clientID":"y","adEndpoint":"z"}},"azureBindingRef":{"spec":{"selector":5}}}}`,
+			[]string{"spec.azureBindingRef.spec.selector: Invalid value: 5: must be a string, not a number: put it in quotes"},
+		},
+		"annotations that are others": {
+			v1.KindAzureIdentity, `{"metadata":{"annotations":{"aadpodidentity.k8s.io/selector":"x","example.com/Behavior":"x","Behavior":"x","kubectl.kubernetes.io/last-applied-configuration":"{}"}},` + identity("")[1:], nil,
+		},
+		"an annotation in capitals": {
+			v1.KindAzureIdentity, `{"metadata":{"annotations":{"AADPODIDENTITY.k8s.io/BEHAVIOR":"NAMESPACED"}},` + identity("")[1:],
+			[]string{
+				`metadata.annotations[AADPODIDENTITY.k8s.io/BEHAVIOR]: Forbidden: miscapitalised, use "aadpodidentity.k8s.io/Behavior"`,
+				`metadata.annotations[AADPODIDENTITY.k8s.io/BEHAVIOR]: Invalid value: "NAMESPACED": miscapitalised, use "namespaced"`,
+			},
+		},
+		"an IP address is no domain": {
+			v1.KindAzureIdentity, identity(`,"tenantID":"10.0.0.1"`),
+			[]string{`spec.tenantID: Invalid value: "10.0.0.1": must be a GUID or a verified domain, such as contoso.onmicrosoft.com`},
+		},
+		"authorities with a port, a path or an address": {v1.KindAzureIdentity, identity(`,"adEndpoint":"https://adfs.local:8443/adfs"`), nil},
+		"an authority with an impossible port": {
+			v1.KindAzureIdentity, identity(`,"adEndpoint":"https://login.microsoftonline.com:70000/"`),
+			[]string{`spec.adEndpoint: Invalid value: "https://login.microsoftonline.com:70000/": must be an https URL with the name of a host, and a port from 1 to 65535 if any`},
+		},
+		"an authority with an empty fragment": {
+			v1.KindAzureIdentity, identity(`,"adEndpoint":"https://login.microsoftonline.com/#"`),
+			[]string{`spec.adEndpoint: Invalid value: "https://login.microsoftonline.com/#": must be an https URL without user, query and fragment`},
 		},
 		"a null where something is required": {
 			v1.KindAzureIdentityBinding, `{"spec":{"azureIdentity":null,"selector":"x"}}`,
-			[]string{"spec.azureIdentity: Required value: the name of an AzureIdentity in the namespace of the binding"},
+			[]string{"spec.azureIdentity: Invalid value: must be a string, not null"},
 		},
 		"no spec": {
 			v1.KindAzureIdentityBinding, `{"metadata":{"name":"x"}}`,
@@ -79,7 +161,7 @@ func TestRaw(t *testing.T) {
 		},
 		"a type that is a fraction": {
 			v1.KindAzureIdentity, identity(`,"type":0.5`),
-			[]string{"spec.type: Invalid value: 0.5: must be a whole number without decimal point or exponent"},
+			[]string{"spec.type: Invalid value: 0.5: must be a whole number"},
 		},
 		"a number that is too large": {
 			v1.KindAzureIdentity, identity(`,"replicas":2147483648`),
@@ -87,7 +169,7 @@ func TestRaw(t *testing.T) {
 		},
 		"a number that no integer can hold": {
 			v1.KindAzureIdentity, identity(`,"type":1e300`),
-			[]string{"spec.type: Invalid value: 1e+300: must be a whole number without decimal point or exponent"},
+			[]string{"spec.type: Invalid value: 1e+300: must be from -9223372036854775808 to 9223372036854775807"},
 		},
 		"a time that is none": {
 			v1.KindAzureIdentity, identity(`,"metadata":{"creationTimestamp":"yesterday","deletionTimestamp":5}`),
@@ -122,8 +204,11 @@ func TestRaw(t *testing.T) {
 			 "status":{"availableReplicas":1,"metadata":{"creationTimestamp":null},"status":"Assigned"}}`, nil,
 		},
 	}
+}
+
+func TestRaw(t *testing.T) {
 	v := newValidator(t)
-	for name, tt := range tests {
+	for name, tt := range rawCases() {
 		t.Run(name, func(t *testing.T) {
 			findings, err := v.Raw(tt.kind, []byte(tt.object))
 			if err != nil {
@@ -151,12 +236,12 @@ func TestSchemaKnowsWhatTheTypesWrite(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			decoded, err := decode(raw)
+			decoded, _, err := decode(raw)
 			if err != nil {
 				t.Fatal(err)
 			}
 			w := &walker{}
-			w.object(v.kinds[kind].schema, decoded, func() *field.Path { return nil })
+			w.object(v.kinds[kind].schema, decoded)
 			if len(w.findings) > 0 {
 				t.Errorf("%s\nfindings: %v", raw, messages(w.findings))
 			}
@@ -210,8 +295,12 @@ func TestWhatIsNoObject(t *testing.T) {
 	v := newValidator(t)
 	for name, tt := range map[string]struct{ kind, object, want string }{
 		"an unknown kind": {"Pod", "{}", `kind "Pod" is not known`},
-		"no JSON":         {v1.KindAzureIdentity, "{", "decoding the object: unexpected end of JSON input"},
-		"null":            {v1.KindAzureIdentity, "null", "decoding the object: it is null"},
+		"nothing":         {v1.KindAzureIdentity, "", "there is no object"},
+		"no JSON":         {v1.KindAzureIdentity, `{"spec":}`, "the object is not valid JSON at byte 9"},
+		"half of it":      {v1.KindAzureIdentity, "{", "the object is not valid JSON at byte 1"},
+		"null":            {v1.KindAzureIdentity, "null", "the object must be an object, not null"},
+		"a list":          {v1.KindAzureIdentity, "[]", "the object must be an object, not a list"},
+		"a huge number":   {v1.KindAzureIdentity, `{"spec":{"type":1e999}}`, "the object holds a number that is too large"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := v.Raw(tt.kind, []byte(tt.object)); err == nil || err.Error() != tt.want {

@@ -35,6 +35,9 @@ type node struct {
 	elem *node
 	// bits of an integer.
 	bits int
+	// nullable values may be null, which is the same as leaving them out; the
+	// API server's schema says the same.
+	nullable bool
 }
 
 // schemaOf derives the schema of a Go type.
@@ -44,7 +47,7 @@ func schemaOf(t reflect.Type) *node {
 
 func derive(t reflect.Type, seen map[reflect.Type]*node) *node {
 	if t.Kind() == reflect.Pointer {
-		return derive(t.Elem(), seen)
+		return derive(t.Elem(), seen).orNull()
 	}
 	if n, ok := seen[t]; ok {
 		return n
@@ -53,7 +56,7 @@ func derive(t reflect.Type, seen map[reflect.Type]*node) *node {
 	seen[t] = n
 	switch {
 	case t == reflect.TypeFor[metav1.Time](), t == reflect.TypeFor[metav1.MicroTime]():
-		n.shape = shapeTime
+		n.shape, n.nullable = shapeTime, true
 		return n
 	case reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()):
 		return n
@@ -69,10 +72,17 @@ func derive(t reflect.Type, seen map[reflect.Type]*node) *node {
 			n.lower[strings.ToLower(name)] = name
 		}
 		slices.Sort(n.names)
+		if t == reflect.TypeFor[metav1.ObjectMeta]() {
+			// The API server reads metadata itself, and takes null for absent; the copies
+			// in our specs have no schema.
+			for name, field := range n.fields {
+				n.fields[name] = field.orNull()
+			}
+		}
 	case reflect.Map:
 		n.shape, n.elem = shapeMap, derive(t.Elem(), seen)
 	case reflect.Slice:
-		n.shape, n.elem = shapeList, derive(t.Elem(), seen)
+		n.shape, n.elem, n.nullable = shapeList, derive(t.Elem(), seen), true
 	case reflect.String:
 		n.shape = shapeString
 	case reflect.Bool:
@@ -81,6 +91,14 @@ func derive(t reflect.Type, seen map[reflect.Type]*node) *node {
 		n.shape, n.bits = shapeInteger, t.Bits()
 	}
 	return n
+}
+
+// orNull is the node of a value that may be null. The Go types of our objects do
+// not contain themselves, so that n is complete.
+func (n *node) orNull() *node {
+	c := *n
+	c.nullable = true
+	return &c
 }
 
 // addFields adds the fields of a struct and of those embedded in it without a

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/json"
 
@@ -23,8 +24,10 @@ type kind struct {
 	// status is set where status is a subresource: the status in a request for
 	// the object itself is the stored one and not the user's to answer for.
 	status bool
-	// decode and judge an object that the walker has put in order.
-	judge func(object []byte) (field.ErrorList, error)
+	// behavior is set where the annotation Behavior means something.
+	behavior bool
+	// judge the spec of an object that the walker has put in order.
+	judge func(spec map[string]any) (field.ErrorList, []Warning, error)
 }
 
 // New compiles the rules.
@@ -34,26 +37,33 @@ func New() (*Validator, error) {
 		return nil, err
 	}
 	v := &Validator{rules: rules}
+	identity := kindOf[v1.AzureIdentity](v.identitySpec, identityWarnings)
+	identity.status, identity.behavior = true, true
+	binding := kindOf[v1.AzureIdentityBinding](v.bindingSpec, nil)
+	binding.status = true
 	v.kinds = map[string]kind{
-		v1.KindAzureIdentity:             kindOf(true, v.Identity),
-		v1.KindAzureIdentityBinding:      kindOf(true, v.Binding),
-		v1.KindAzureAssignedIdentity:     kindOf(false, v.AssignedIdentity),
-		v1.KindAzurePodIdentityException: kindOf(false, v.Exception),
+		v1.KindAzureIdentity:             identity,
+		v1.KindAzureIdentityBinding:      binding,
+		v1.KindAzureAssignedIdentity:     kindOf[v1.AzureAssignedIdentity](v.assignedSpec, nil),
+		v1.KindAzurePodIdentityException: kindOf[v1.AzurePodIdentityException](v.exceptionSpec, nil),
 	}
 	return v, nil
 }
 
-func kindOf[T any](status bool, judge func(*T) field.ErrorList) kind {
+// kindOf makes a kind from the Go type of its objects and the rules of its spec.
+func kindOf[Object, Spec any](judge func(*Spec) field.ErrorList, warn func(*Spec) []Warning) kind {
 	return kind{
-		schema: schemaOf(reflect.TypeFor[T]()),
-		status: status,
-		judge: func(object []byte) (field.ErrorList, error) {
-			var typed T
-			// Not encoding/json: it would take "ResourceID" for "resourceID".
-			if err := json.UnmarshalCaseSensitivePreserveInts(object, &typed); err != nil {
-				return nil, err
+		schema: schemaOf(reflect.TypeFor[Object]()),
+		judge: func(spec map[string]any) (field.ErrorList, []Warning, error) {
+			var typed Spec
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(spec, &typed); err != nil {
+				return nil, nil, fmt.Errorf("converting the spec: %w", err)
 			}
-			return judge(&typed), nil
+			findings := judge(&typed)
+			if warn == nil {
+				return findings, nil, nil
+			}
+			return findings, warn(&typed), nil
 		},
 	}
 }
@@ -65,45 +75,88 @@ func (v *Validator) Knows(kind string) bool {
 }
 
 // Raw returns everything that is wrong with an object as it was written, in
-// JSON: names of fields, types of values, then the rules of the kind. The error
-// is for what is no object of a known kind at all.
+// JSON: names of fields, types of values, then the rules of the kind. The rule
+// behind a finding is [RulesOf] it. The error is for what is no object of a known
+// kind at all.
 func (v *Validator) Raw(kind string, raw []byte) (field.ErrorList, error) {
+	verdict, err := v.Judge(kind, raw, AllParts, RejectCase)
+	return verdict.Findings, err
+}
+
+// Judge returns what is wrong with the given parts of an object as it was
+// written, in JSON, and what to warn about. The error is for what is no object of
+// a known kind at all.
+func (v *Validator) Judge(kind string, raw []byte, parts Parts, idCase IDCase) (Verdict, error) {
 	k, ok := v.kinds[kind]
 	if !ok {
-		return nil, fmt.Errorf("kind %q is not known", kind)
+		return Verdict{}, fmt.Errorf("kind %q is not known", kind)
 	}
-	object, err := decode(raw)
+	object, repeated, err := decode(raw)
 	if err != nil {
-		return nil, err
+		return Verdict{}, err
 	}
-	_, hasStatus := object["status"]
+	var verdict Verdict
+	if parts&PartSpec != 0 {
+		verdict = k.spec(object, repeated)
+	}
+	if parts&PartBehavior != 0 && k.behavior {
+		verdict.Findings = append(verdict.Findings, behaviorFindings(annotationsOf(object))...)
+	}
+	verdict.applyCase(idCase)
+	if len(verdict.Findings) > 0 {
+		verdict.Warnings, verdict.ResourceID = nil, ""
+	}
+	return verdict, nil
+}
+
+// spec judges all of an object but its annotations. It changes the object.
+func (k kind) spec(object map[string]any, repeated field.ErrorList) Verdict {
 	if k.status {
 		delete(object, "status")
 	}
-	w := &walker{}
-	w.object(k.schema, object, func() *field.Path { return nil })
-	if len(w.findings) > 0 || k.status && hasStatus {
-		// Something was renamed or removed.
-		if raw, err = encode(object); err != nil {
-			return nil, err
-		}
-	}
-	findings, err := k.judge(raw)
+	w := &walker{findings: repeated}
+	w.object(k.schema, object)
+	spec, _ := object["spec"].(map[string]any)
+	findings, warnings, err := k.judge(spec)
 	if err != nil {
 		// The walker knows all that can be wrong with a type; should it have
 		// missed something, the object is refused nevertheless.
-		return append(w.findings, field.Invalid(field.NewPath("spec"), field.OmitValueType{}, err.Error())), nil
+		return Verdict{Findings: append(w.findings, field.Invalid(field.NewPath("spec"), field.OmitValueType{}, "cannot be read").WithOrigin(RuleUnreadable))}
 	}
-	return append(w.findings, w.without(findings)...), nil
+	return Verdict{Findings: append(w.findings, w.without(findings)...), Warnings: warnings}
 }
 
-func decode(raw []byte) (map[string]any, error) {
-	var object map[string]any
-	if err := json.UnmarshalCaseSensitivePreserveInts(raw, &object); err != nil {
-		return nil, fmt.Errorf("decoding the object: %w", err)
+// decode returns an object and the fields that are written more than once, of
+// which the last counts, here as in the API server.
+func decode(raw []byte) (map[string]any, field.ErrorList, error) {
+	if len(raw) == 0 {
+		return nil, nil, errors.New("there is no object")
 	}
-	if object == nil {
-		return nil, errors.New("decoding the object: it is null")
+	var value any
+	strict, err := json.UnmarshalStrict(raw, &value, json.DisallowDuplicateFields)
+	if err != nil {
+		return nil, nil, notJSON(err)
 	}
-	return object, nil
+	object, ok := value.(map[string]any)
+	if !ok {
+		return nil, nil, fmt.Errorf("the object must be an object, not %s", jsonKind(value))
+	}
+	var repeated field.ErrorList
+	for _, err := range strict {
+		var f json.FieldError
+		if errors.As(err, &f) {
+			repeated = append(repeated, field.Forbidden(field.NewPath(f.FieldPath()), "written more than once: keep one").WithOrigin(RuleFieldRepeated))
+		}
+	}
+	return object, repeated, nil
+}
+
+// notJSON says in our words why raw bytes could not be decoded.
+func notJSON(err error) error {
+	if syntax, offset := json.SyntaxErrorOffset(err); syntax {
+		return fmt.Errorf("the object is not valid JSON at byte %d", offset)
+	}
+	// Any JSON can be decoded into an empty interface, unless a number is too large
+	// for a float.
+	return errors.New("the object holds a number that is too large")
 }

@@ -16,182 +16,313 @@ import (
 
 // walker compares an object with the schema of its kind. It collects what is
 // wrong with names and types, and brings the object into a state that can be
-// decoded: misspelt fields get the name they were meant to have, values of a
+// converted: misspelt fields get the name they were meant to have, values of a
 // wrong type are removed. So one mistake is one finding, and the values are
 // judged all the same.
 type walker struct {
 	findings field.ErrorList
 	// mistyped holds the paths of the values that were removed.
-	mistyped []string
+	mistyped map[string]bool
+	// path leads to the value that is looked at. It becomes a field.Path only for
+	// a finding: most objects have none.
+	path []step
+	// replacement is set by what returns replace.
+	replacement any
 }
 
-// value checks v, which stands under path.
-func (w *walker) value(n *node, v any, path func() *field.Path) (keep bool) {
-	if v == nil { // null is the same as leaving the field out
-		return true
+// step of a path: a field, a key of a map, or an index of a list.
+type step struct {
+	kind  stepKind
+	name  string
+	index int
+}
+
+type stepKind int
+
+const (
+	stepField stepKind = iota
+	stepKey
+	stepIndex
+)
+
+// outcome of looking at a value: what its parent does with it.
+type outcome int
+
+const (
+	keep outcome = iota
+	drop
+	replace
+)
+
+// at is the path of the value that is looked at.
+func (w *walker) at() *field.Path {
+	var path *field.Path
+	for _, s := range w.path {
+		switch s.kind {
+		case stepKey:
+			path = path.Key(s.name)
+		case stepIndex:
+			path = path.Index(s.index)
+		default:
+			path = path.Child(s.name)
+		}
+	}
+	return path
+}
+
+func (w *walker) below(s step, n *node, v any) outcome {
+	w.path = append(w.path, s)
+	o := w.value(n, v)
+	w.path = w.path[:len(w.path)-1]
+	return o
+}
+
+// value checks v, which stands at the walker's path.
+func (w *walker) value(n *node, v any) outcome {
+	if v == nil {
+		if n.nullable || n.shape == shapeAny {
+			return keep
+		}
+		return w.mistype(n, v)
 	}
 	switch n.shape {
 	case shapeAny:
-		return true
+		return keep
 	case shapeObject:
 		if object, ok := v.(map[string]any); ok {
-			w.object(n, object, path)
-			return true
+			w.object(n, object)
+			return keep
 		}
-		return w.mistype(path(), v, "an object")
 	case shapeMap:
-		object, ok := v.(map[string]any)
-		if !ok {
-			return w.mistype(path(), v, "an object")
+		if object, ok := v.(map[string]any); ok {
+			w.entries(n, object)
+			return keep
 		}
-		for _, key := range slices.Sorted(maps.Keys(object)) {
-			if !w.value(n.elem, object[key], func() *field.Path { return path().Key(key) }) {
-				delete(object, key)
-			}
-		}
-		return true
 	case shapeList:
-		list, ok := v.([]any)
-		if !ok {
-			return w.mistype(path(), v, "a list")
+		if list, ok := v.([]any); ok {
+			w.elements(n, list)
+			return keep
 		}
-		for i := range list {
-			if !w.value(n.elem, list[i], func() *field.Path { return path().Index(i) }) {
-				list[i] = nil
-			}
+	case shapeString:
+		if _, ok := v.(string); ok {
+			return keep
 		}
-		return true
-	default:
-		return w.scalar(n, v, path)
+	case shapeBoolean:
+		if _, ok := v.(bool); ok {
+			return keep
+		}
+	case shapeTime:
+		if s, ok := v.(string); ok {
+			return w.time(s)
+		}
+	case shapeInteger:
+		return w.integer(n, v)
 	}
+	return w.mistype(n, v)
 }
 
 // object checks the names of an object's fields, then their values.
-func (w *walker) object(n *node, object map[string]any, path func() *field.Path) {
-	var strange []string
+func (w *walker) object(n *node, object map[string]any) {
+	known := 0
 	for name := range object {
-		if _, ok := n.fields[name]; !ok {
-			strange = append(strange, name)
+		if _, ok := n.fields[name]; ok {
+			known++
 		}
 	}
-	slices.Sort(strange)
-	for _, name := range strange {
-		w.strangeName(n, object, name, path())
+	if known < len(object) {
+		w.strangeNames(n, object)
 	}
 	for _, name := range n.names {
-		if v, ok := object[name]; ok && !w.value(n.fields[name], v, func() *field.Path { return path().Child(name) }) {
-			delete(object, name)
-		}
-	}
-}
-
-// strangeName says which known name was meant by one that is not known, and
-// moves the value there unless one is there already.
-func (w *walker) strangeName(n *node, object map[string]any, name string, path *field.Path) {
-	v := object[name]
-	delete(object, name)
-	meant, miscapitalised := n.lower[strings.ToLower(name)]
-	if !miscapitalised {
-		meant = spelling.Nearest(name, n.names)
-	}
-	_, taken := object[meant]
-	var detail string
-	switch {
-	case miscapitalised && taken:
-		detail = fmt.Sprintf("miscapitalised, and %q is there as well: remove one", meant)
-	case miscapitalised:
-		detail = fmt.Sprintf("miscapitalised, use %q", meant)
-	case meant != "":
-		detail = fmt.Sprintf("unknown field, did you mean %q?", meant)
-	default:
-		detail = "unknown field"
-	}
-	w.findings = append(w.findings, field.Forbidden(path.Child(name), detail))
-	if meant != "" && !taken {
-		object[meant] = v
-	}
-}
-
-func (w *walker) scalar(n *node, v any, path func() *field.Path) bool {
-	switch n.shape {
-	case shapeString:
-		switch v.(type) {
-		case string:
-			return true
-		case int64, float64, bool:
-			return w.mistype(path(), v, "a string", "put it in quotes")
-		}
-		return w.mistype(path(), v, "a string")
-	case shapeTime:
-		s, ok := v.(string)
+		v, ok := object[name]
 		if !ok {
-			return w.mistype(path(), v, "a time in RFC 3339 format")
+			continue
 		}
-		if _, err := time.Parse(time.RFC3339, s); err != nil {
-			return w.remove(field.TypeInvalid(path(), v, "must be a time in RFC 3339 format, such as 2006-01-02T15:04:05Z"))
+		switch w.below(step{kind: stepField, name: name}, n.fields[name], v) {
+		case drop:
+			delete(object, name)
+		case replace:
+			object[name] = w.replacement
 		}
-		return true
-	case shapeBoolean:
-		if _, ok := v.(bool); ok {
-			return true
-		}
-		return w.mistype(path(), v, "true or false")
-	default:
-		return w.integer(n, v, path)
 	}
 }
 
-func (w *walker) integer(n *node, v any, path func() *field.Path) bool {
+// entries checks the values of a map. One of a wrong type leaves its key, which
+// is judged all the same.
+func (w *walker) entries(n *node, object map[string]any) {
+	first := len(w.findings)
+	for key, v := range object {
+		switch w.below(step{kind: stepKey, name: key}, n.elem, v) {
+		case drop:
+			object[key] = nil
+		case replace:
+			object[key] = w.replacement
+		}
+	}
+	// Maps have no order, findings have one.
+	slices.SortStableFunc(w.findings[first:], func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
+}
+
+// elements checks those of a list. One of a wrong type keeps its place, so that
+// the others keep their indexes.
+func (w *walker) elements(n *node, list []any) {
+	for i := range list {
+		switch w.below(step{kind: stepIndex, index: i}, n.elem, list[i]) {
+		case drop:
+			list[i] = nil
+		case replace:
+			list[i] = w.replacement
+		}
+	}
+}
+
+// strangeNames says of each name that is not known which known one was meant,
+// and moves the value there unless one is there already.
+func (w *walker) strangeNames(n *node, object map[string]any) {
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		if _, known := n.fields[name]; known {
+			continue
+		}
+		v := object[name]
+		delete(object, name)
+		meant, miscapitalised := n.lower[strings.ToLower(name)]
+		if !miscapitalised {
+			meant = spelling.Nearest(name, n.names)
+		}
+		_, taken := object[meant]
+		finding := field.Forbidden(w.at().Child(name), "unknown field").WithOrigin(RuleFieldUnknown)
+		switch {
+		case miscapitalised && taken:
+			finding.Detail, finding.Origin = fmt.Sprintf("miscapitalised, and %q is there as well: remove one", meant), RuleFieldTwice
+		case miscapitalised:
+			finding.Detail, finding.Origin = fmt.Sprintf("miscapitalised, use %q", meant), RuleFieldMiscapitalised
+		case meant != "":
+			finding.Detail, finding.Origin = fmt.Sprintf("unknown field, did you mean %q?", meant), RuleFieldMisspelt
+		}
+		w.findings = append(w.findings, finding)
+		if meant != "" && !taken {
+			object[meant] = v
+		}
+	}
+}
+
+func (w *walker) time(s string) outcome {
+	if _, err := time.Parse(time.RFC3339, s); err != nil {
+		return w.remove(field.TypeInvalid(w.at(), s, "must be a time in RFC 3339 format, such as 2006-01-02T15:04:05Z").WithOrigin(RuleTypeTime))
+	}
+	return keep
+}
+
+// integer also takes a whole number that is written as a fraction, as the API
+// server does.
+func (w *walker) integer(n *node, v any) outcome {
+	var whole int64
 	switch v := v.(type) {
 	case int64:
-		if n.bits == 32 && (v < math.MinInt32 || v > math.MaxInt32) {
-			return w.remove(field.TypeInvalid(path(), v, fmt.Sprintf("must be from %d to %d", math.MinInt32, math.MaxInt32)))
+		if n.bits == 64 || v >= math.MinInt32 && v <= math.MaxInt32 {
+			return keep
 		}
-		return true
+		return w.outOfRange(n, v)
 	case float64:
-		return w.remove(field.TypeInvalid(path(), v, "must be a whole number without decimal point or exponent"))
-	case string:
-		if _, err := strconv.ParseInt(v, 10, n.bits); err == nil {
-			return w.mistype(path(), v, "a number", "remove the quotes")
+		if v != math.Trunc(v) {
+			return w.remove(field.TypeInvalid(w.at(), v, "must be a whole number").WithOrigin(RuleTypeWholeNumber))
 		}
+		if limit := math.Ldexp(1, n.bits-1); v < -limit || v >= limit {
+			return w.outOfRange(n, v)
+		}
+		whole = int64(v)
+	case string:
+		var err error
+		if whole, err = strconv.ParseInt(v, 10, n.bits); err != nil {
+			return w.mistype(n, v)
+		}
+		// It is clear what was meant: the rest is judged by it.
+		w.findings = append(w.findings, field.TypeInvalid(w.at(), v, "must be a number, not a string: remove the quotes").WithOrigin(RuleTypeNumber))
+	default:
+		return w.mistype(n, v)
 	}
-	return w.mistype(path(), v, "a number")
+	w.replacement = whole
+	return replace
 }
 
-// mistype records a value of a wrong JSON type.
-func (w *walker) mistype(path *field.Path, v any, want string, advice ...string) bool {
-	kind, bad := "null", v
+func (w *walker) outOfRange(n *node, v any) outcome {
+	least, most := int64(math.MinInt64), int64(math.MaxInt64)
+	if n.bits == 32 {
+		least, most = math.MinInt32, math.MaxInt32
+	}
+	return w.remove(field.TypeInvalid(w.at(), v, fmt.Sprintf("must be from %d to %d", least, most)).WithOrigin(RuleTypeRange))
+}
+
+// mistype removes a value of a wrong JSON type.
+func (w *walker) mistype(n *node, v any) outcome {
+	want := wantedTypes[n.shape]
+	detail := fmt.Sprintf("must be %s, not %s", want.name, jsonKind(v))
+	switch v.(type) {
+	case int64, float64, bool:
+		if n.shape == shapeString {
+			detail += ": put it in quotes"
+		}
+	case map[string]any, []any, nil:
+		v = field.OmitValueType{}
+	}
+	return w.remove(field.TypeInvalid(w.at(), v, detail).WithOrigin(want.rule))
+}
+
+// wantedTypes are the JSON types in the words of messages.
+var wantedTypes = map[shape]struct{ name, rule string }{
+	shapeObject:  {"an object", RuleTypeObject},
+	shapeMap:     {"an object", RuleTypeObject},
+	shapeList:    {"a list", RuleTypeList},
+	shapeString:  {"a string", RuleTypeString},
+	shapeTime:    {"a time in RFC 3339 format", RuleTypeTime},
+	shapeInteger: {"a number", RuleTypeNumber},
+	shapeBoolean: {"true or false", RuleTypeBoolean},
+}
+
+// jsonKind names the JSON type of a decoded value.
+func jsonKind(v any) string {
 	switch v.(type) {
 	case string:
-		kind = "a string"
+		return "a string"
 	case int64, float64:
-		kind = "a number"
+		return "a number"
 	case bool:
-		kind = "a boolean"
+		return "a boolean"
 	case []any:
-		kind, bad = "a list", field.OmitValueType{}
+		return "a list"
 	case map[string]any:
-		kind, bad = "an object", field.OmitValueType{}
+		return "an object"
 	}
-	detail := fmt.Sprintf("must be %s, not %s", want, kind)
-	if len(advice) > 0 {
-		detail += ": " + strings.Join(advice, ", ")
-	}
-	return w.remove(field.TypeInvalid(path, bad, detail))
+	return "null"
 }
 
-func (w *walker) remove(finding *field.Error) bool {
+func (w *walker) remove(finding *field.Error) outcome {
 	w.findings = append(w.findings, finding)
-	w.mistyped = append(w.mistyped, finding.Field)
-	return false
+	if w.mistyped == nil {
+		w.mistyped = make(map[string]bool)
+	}
+	w.mistyped[finding.Field] = true
+	return drop
 }
 
 // without drops the findings about values that were removed: they are not
-// missing but of a wrong type, which was said.
+// missing but of a wrong type, which was said. Nor is it known then which fields
+// an identity needs, if it is its type that was removed.
 func (w *walker) without(findings field.ErrorList) field.ErrorList {
+	if len(w.mistyped) == 0 {
+		return findings
+	}
+	noType := w.mistyped["spec.type"]
 	return slices.DeleteFunc(findings, func(e *field.Error) bool {
-		return slices.ContainsFunc(w.mistyped, func(path string) bool {
-			return strings.HasPrefix(e.Field, path) && (len(e.Field) == len(path) || strings.ContainsRune(".[", rune(e.Field[len(path)])))
-		})
+		return noType && dependsOnType(e) || w.removed(e.Field)
 	})
+}
+
+// removed reports whether the value at a path, or one around it, was removed.
+func (w *walker) removed(path string) bool {
+	for i, r := range path {
+		if (r == '.' || r == '[') && w.mistyped[path[:i]] {
+			return true
+		}
+	}
+	return w.mistyped[path]
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"gomodules.xyz/jsonpatch/v2"
 	admissionv1 "k8s.io/api/admission/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -26,15 +27,23 @@ import (
 // the Go type would drop the misspelt names that users most need to hear about.
 //
 // The same handler answers the mutating and the validating call. In the mutating
-// call it changes nothing; it is there to speak before the API server's schema
-// does, which would say that resourceID is missing where ResourceID was written.
+// call it is there to speak before the API server's schema does, which would say
+// that resourceID is missing where ResourceID was written. The only thing it
+// changes is the capitalisation of a resource ID, if that is the policy.
 type Handler struct {
 	// Rules judge an object.
 	Rules *validation.Validator
 	// MICUsername may rewrite a stored object whose only change is the
 	// capitalisation of field names, also if it stays invalid. Empty: nobody may.
 	MICUsername string
-	// Warner, if set, adds warnings about what is legal and surely unwanted.
+	// ResourceIDCase says what becomes of a resource ID that is miscapitalised and
+	// nothing else. Empty: the object is refused.
+	ResourceIDCase validation.IDCase
+	// Mutating is set for the mutating call, which may change the object. The API
+	// server makes both calls for one request, and what there is to warn about is
+	// said in the validating one.
+	Mutating bool
+	// Warner, if set, adds warnings that need to know the cluster.
 	Warner *Warner
 }
 
@@ -53,42 +62,69 @@ func (h *Handler) Handle(ctx context.Context, req admission.Request) admission.R
 	if req.Kind.Group != v1.GroupName || !h.Rules.Knows(req.Kind.Kind) {
 		return admission.Errored(http.StatusBadRequest, fmt.Errorf("cannot judge %s", schema.GroupVersionKind(req.Kind)))
 	}
-	if req.Operation == admissionv1.Update {
-		passes, err := h.ratchet(req)
-		if err != nil {
-			return admission.Errored(http.StatusBadRequest, err)
-		}
-		if passes {
-			return admission.Allowed("")
-		}
-	}
-	findings, err := h.Rules.Raw(req.Kind.Kind, req.Object.Raw)
+	parts, err := h.parts(req)
 	if err != nil {
 		return admission.Errored(http.StatusBadRequest, err)
 	}
-	if len(findings) > 0 {
-		return refuse(ctx, req, findings)
+	if parts == 0 {
+		return admission.Allowed("")
 	}
+	verdict, err := h.Rules.Judge(req.Kind.Kind, req.Object.Raw, parts, h.idCase())
+	if err != nil {
+		return admission.Errored(http.StatusBadRequest, err)
+	}
+	if len(verdict.Findings) > 0 {
+		return refuse(ctx, req, verdict.Findings)
+	}
+	return h.admit(ctx, req, parts, verdict)
+}
+
+// idCase is the policy for this call. The validating call finds nothing left to
+// write in another way: what it sees is what is stored.
+func (h *Handler) idCase() validation.IDCase {
+	if h.ResourceIDCase == validation.CanonicalizeCase && !h.Mutating {
+		return validation.RejectCase
+	}
+	return h.ResourceIDCase
+}
+
+// admit answers yes, with what is to be changed and warned about.
+func (h *Handler) admit(ctx context.Context, req admission.Request, parts validation.Parts, verdict validation.Verdict) admission.Response {
 	resp := admission.Allowed("")
-	if h.Warner != nil {
+	if verdict.ResourceID != "" {
+		resp = admission.Patched("", jsonpatch.NewOperation("replace", "/spec/resourceID", verdict.ResourceID))
+	}
+	for _, warning := range verdict.Warnings {
+		// Of what it changed only the mutating call can know.
+		if !h.Mutating || verdict.ResourceID != "" && warning.Rule == validation.RuleResourceIDMiscapitalised {
+			resp = resp.WithWarnings(warning.String())
+		}
+	}
+	if h.Warner != nil && parts&validation.PartSpec != 0 {
 		resp = resp.WithWarnings(h.Warner.Warnings(ctx, req)...)
 	}
 	return resp
 }
 
-// ratchet reports whether an update passes whatever the object looks like: the
-// stored spec may be older than the rules, and its labels, finalizers and
-// deletion are not to suffer from it.
-func (h *Handler) ratchet(req admission.Request) (bool, error) {
+// parts returns which parts of the object are judged. An update is not judged by
+// what it leaves alone: that may be older than the rules, and labels, finalizers
+// and deletion are not to suffer from it.
+func (h *Handler) parts(req admission.Request) (validation.Parts, error) {
+	if req.Operation == admissionv1.Create {
+		return validation.AllParts, nil
+	}
 	if len(req.OldObject.Raw) == 0 {
-		return false, errors.New("the update comes without the old object")
+		return 0, errors.New("the update comes without the old object")
 	}
-	same, err := validation.SameSpec(req.OldObject.Raw, req.Object.Raw)
-	if err != nil || same {
-		return same, err
+	changed, err := validation.Changed(req.OldObject.Raw, req.Object.Raw)
+	if err != nil {
+		return 0, err
 	}
-	return h.MICUsername != "" && req.UserInfo.Username == h.MICUsername &&
-		h.Rules.SameButCapitalisation(req.Kind.Kind, req.OldObject.Raw, req.Object.Raw), nil
+	if changed&validation.PartSpec != 0 && h.MICUsername != "" && req.UserInfo.Username == h.MICUsername &&
+		h.Rules.SameButCapitalisation(req.Kind.Kind, req.OldObject.Raw, req.Object.Raw) {
+		changed &^= validation.PartSpec
+	}
+	return changed, nil
 }
 
 const (

@@ -2,12 +2,14 @@ package validate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"gomodules.xyz/jsonpatch/v2"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -144,6 +146,35 @@ func TestHandle(t *testing.T) {
 			wantReason: `AzureIdentity.aadpodidentity.k8s.io "demo" is invalid: spec.clientID: Required value: the client ID of the managed identity, a GUID`,
 			wantCode:   422,
 		},
+		"the annotation Behavior of an invalid object becomes valid": {
+			req: request(admissionv1.Update, identity(`,"annotations":{"aadpodidentity.k8s.io/behavior":"x"}`, oldSpec), identity(`,"annotations":{"aadpodidentity.k8s.io/Behavior":"namespaced"}`, oldSpec), nil),
+		},
+		"the annotation Behavior changes and is wrong": {
+			req:        request(admissionv1.Update, identity("", oldSpec), identity(`,"annotations":{"aadpodidentity.k8s.io/Behavior":"Namespaced"}`, oldSpec), nil),
+			wantReason: `AzureIdentity.aadpodidentity.k8s.io "demo" is invalid: metadata.annotations[aadpodidentity.k8s.io/Behavior]: Invalid value: "Namespaced": miscapitalised, use "namespaced"`,
+			wantCode:   422,
+		},
+		"a stored annotation Behavior is wrong and another annotation changes": {
+			req: request(admissionv1.Update, identity(`,"annotations":{"aadpodidentity.k8s.io/behavior":"x"}`, oldSpec), identity(`,"annotations":{"a":"b","aadpodidentity.k8s.io/behavior":"x"}`, oldSpec), nil),
+		},
+		"a stored annotation Behavior is wrong and the spec changes": {
+			req: request(admissionv1.Update, identity(`,"annotations":{"aadpodidentity.k8s.io/behavior":"x"}`, oldSpec), identity(`,"annotations":{"aadpodidentity.k8s.io/behavior":"x"}`, goodSpec), nil),
+		},
+		"MIC corrects the spelling of names and the annotation is broken with it": {
+			req:        request(admissionv1.Update, identity("", oldSpec), identity(`,"annotations":{"aadpodidentity.k8s.io/Behaviour":"namespaced"}`, newSpec), as(mic)),
+			wantReason: `AzureIdentity.aadpodidentity.k8s.io "demo" is invalid: metadata.annotations[aadpodidentity.k8s.io/Behaviour]: Forbidden: unknown annotation, did you mean "aadpodidentity.k8s.io/Behavior"?`,
+			wantCode:   422,
+		},
+		"the annotation of another kind means nothing": {
+			req: request(admissionv1.Create, "", `{"metadata":{"name":"demo","annotations":{"aadpodidentity.k8s.io/behavior":"x"}},"spec":{"azureIdentity":"demo","selector":"x"}}`, func(r *admission.Request) {
+				r.Kind.Kind = v1.KindAzureIdentityBinding
+			}),
+		},
+		"metadata that is no object": {
+			req:        request(admissionv1.Update, identity("", goodSpec), `{"metadata":5,"spec":{}}`, nil),
+			wantReason: "the object or its metadata is no JSON object",
+			wantCode:   400,
+		},
 		"an invalid object is deleted": {
 			req: request(admissionv1.Delete, identity("", oldSpec), "", nil),
 		},
@@ -155,11 +186,11 @@ func TestHandle(t *testing.T) {
 			wantReason: "cannot judge /v1, Kind=Pod",
 			wantCode:   400,
 		},
-		"no object":       {req: request(admissionv1.Create, "", "", nil), wantReason: "decoding the object: unexpected end of JSON input", wantCode: 400},
-		"a null object":   {req: request(admissionv1.Create, "", "null", nil), wantReason: "decoding the object: it is null", wantCode: 400},
-		"a list":          {req: request(admissionv1.Create, "", "[]", nil), wantReason: "decoding the object: json: cannot unmarshal array into Go value of type map[string]interface {}", wantCode: 400},
+		"no object":       {req: request(admissionv1.Create, "", "", nil), wantReason: "there is no object", wantCode: 400},
+		"a null object":   {req: request(admissionv1.Create, "", "null", nil), wantReason: "the object must be an object, not null", wantCode: 400},
+		"a list":          {req: request(admissionv1.Create, "", "[]", nil), wantReason: "the object must be an object, not a list", wantCode: 400},
 		"no old object":   {req: request(admissionv1.Update, "", identity("", goodSpec), nil), wantReason: "the update comes without the old object", wantCode: 400},
-		"a broken object": {req: request(admissionv1.Update, identity("", goodSpec), "{", nil), wantReason: "decoding the spec: unexpected end of JSON input", wantCode: 400},
+		"a broken object": {req: request(admissionv1.Update, identity("", goodSpec), "{", nil), wantReason: "the object is not valid JSON at byte 1", wantCode: 400},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -179,6 +210,106 @@ func TestHandle(t *testing.T) {
 				t.Errorf("it changes the object: %v", resp.Patches)
 			}
 		})
+	}
+}
+
+// TestResourceIDCase is the policy about IDs that are miscapitalised and nothing
+// else, in both calls of one request, one after the other as the API server makes
+// them.
+func TestResourceIDCase(t *testing.T) {
+	id := func(change ...string) string { return strings.NewReplacer(change...).Replace(goodSpec) }
+	const (
+		miscapitalised = `segment "RESOURCEGROUPS" is miscapitalised, use "resourcegroups" or "resourceGroups"; `
+		right          = `"/subscriptions/0f3c5e2a-91b7-4d1e-8c57-2b1f6a9d4e30/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/demo"`
+	)
+	tests := map[string]struct {
+		idCase   validation.IDCase
+		old      string // an update, if there is one
+		spec     string
+		refused  bool
+		stored   string // the resource ID afterwards, if it is another
+		warnings []string
+	}{
+		"rejected":                          {idCase: validation.RejectCase, spec: id("resourcegroups", "RESOURCEGROUPS"), refused: true},
+		"rejected without a policy":         {spec: id("resourcegroups", "RESOURCEGROUPS"), refused: true},
+		"admitted with a warning":           {idCase: validation.WarnCase, spec: id("resourcegroups", "RESOURCEGROUPS"), warnings: []string{"spec.resourceID: " + miscapitalised + "use " + right}},
+		"made canonical":                    {idCase: validation.CanonicalizeCase, spec: id("resourcegroups", "RESOURCEGROUPS"), stored: right, warnings: []string{"spec.resourceID: " + miscapitalised + "stored as " + right}},
+		"names stay the user's":             {idCase: validation.CanonicalizeCase, spec: id("resourcegroups/rg", "resourceGroups/RG", "Microsoft", "microsoft"), stored: strings.Replace(right, "resourcegroups/rg", "resourceGroups/RG", 1), warnings: []string{`spec.resourceID: segment "microsoft.ManagedIdentity" is miscapitalised, use "Microsoft.ManagedIdentity"; stored as ` + strings.Replace(right, "resourcegroups/rg", "resourceGroups/RG", 1)}},
+		"the portal's spelling stays":       {idCase: validation.CanonicalizeCase, spec: id("resourcegroups", "resourceGroups")},
+		"nothing to warn about":             {idCase: validation.WarnCase, spec: id("resourcegroups", "resourceGroups")},
+		"another defect of the ID":          {idCase: validation.CanonicalizeCase, spec: id("resourcegroups", "RESOURCEGROUPS", `/demo"`, `/demo/"`), refused: true},
+		"another defect of the ID, warned":  {idCase: validation.WarnCase, spec: id("resourcegroups", "RESOURCEGROUPS", `/demo"`, `/demo/"`), refused: true},
+		"another defect of the object":      {idCase: validation.CanonicalizeCase, spec: id("resourcegroups", "RESOURCEGROUPS", "clientID", "ClientID"), refused: true},
+		"a stored ID that nobody touches":   {idCase: validation.CanonicalizeCase, old: id("resourcegroups", "RESOURCEGROUPS"), spec: id("resourcegroups", "RESOURCEGROUPS")},
+		"a stored ID beside another change": {idCase: validation.CanonicalizeCase, old: id("resourcegroups", "RESOURCEGROUPS"), spec: id("resourcegroups", "RESOURCEGROUPS", `"type":0`, `"type":0,"replicas":1`), stored: right, warnings: []string{"spec.resourceID: " + miscapitalised + "stored as " + right}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			op, old := admissionv1.Create, ""
+			if tt.old != "" {
+				op, old = admissionv1.Update, identity("", tt.old)
+			}
+			mutating := &Handler{Rules: newHandler(t).Rules, ResourceIDCase: tt.idCase, Mutating: true}
+			validating := &Handler{Rules: mutating.Rules, ResourceIDCase: tt.idCase}
+			resp := mutating.Handle(t.Context(), request(op, old, identity("", tt.spec), nil))
+			if resp.Allowed == tt.refused {
+				t.Fatalf("allowed %v: %+v", resp.Allowed, resp.Result)
+			}
+			if tt.refused {
+				if again := validating.Handle(t.Context(), request(op, old, identity("", tt.spec), nil)); again.Allowed {
+					t.Error("the validating call admits what the mutating one refuses")
+				}
+				return
+			}
+			spec := tt.spec
+			if tt.stored != "" {
+				want := []jsonpatch.Operation{{Operation: "replace", Path: "/spec/resourceID", Value: strings.Trim(tt.stored, `"`)}}
+				if diff := cmp.Diff(want, resp.Patches); diff != "" {
+					t.Fatalf("patch (-want +got):\n%s", diff)
+				}
+				var parts struct{ ResourceID string }
+				if err := json.Unmarshal([]byte(spec), &parts); err != nil {
+					t.Fatal(err)
+				}
+				spec = strings.Replace(spec, parts.ResourceID, strings.Trim(tt.stored, `"`), 1)
+				if again := mutating.Handle(t.Context(), request(op, old, identity("", spec), nil)); len(again.Patches) > 0 || len(again.Warnings) > 0 {
+					t.Errorf("a second call changes it again: %v, %v", again.Patches, again.Warnings)
+				}
+			} else if len(resp.Patches) > 0 {
+				t.Errorf("patches %v", resp.Patches)
+			}
+			checked := validating.Handle(t.Context(), request(op, old, identity("", spec), nil))
+			if !checked.Allowed || len(checked.Patches) > 0 {
+				t.Errorf("the validating call: %+v, %v", checked.Result, checked.Patches)
+			}
+			if diff := cmp.Diff(tt.warnings, append(resp.Warnings, checked.Warnings...)); diff != "" {
+				t.Errorf("warnings of both calls (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestLegalAndPointless(t *testing.T) {
+	spec := strings.Replace(goodSpec, `"type":0`, `"type":0,"clientPassword":{"name":"x","namespace":"y"}`, 1)
+	want := []string{"spec.clientPassword: type 0 does not use it"}
+	h := newHandler(t)
+	for mutating, want := range map[bool][]string{true: nil, false: want} {
+		h.Mutating = mutating
+		resp := h.Handle(t.Context(), request(admissionv1.Create, "", identity("", spec), nil))
+		if diff := cmp.Diff(want, resp.Warnings); !resp.Allowed || diff != "" {
+			t.Errorf("mutating %v: allowed %v, warnings (-want +got):\n%s", mutating, resp.Allowed, diff)
+		}
+	}
+}
+
+func BenchmarkHandle(b *testing.B) {
+	h := newHandler(b)
+	req := request(admissionv1.Create, "", identity("", goodSpec), nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		if resp := h.Handle(b.Context(), req); !resp.Allowed {
+			b.Fatal(resp.Result)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
 )
 
 // warningTimeout bounds what a warning may cost: without one the answer is as
@@ -25,7 +26,8 @@ type Reader interface {
 	BindingsBySelector(ctx context.Context, value string) ([]*v1.AzureIdentityBinding, error)
 }
 
-// Warner finds what is legal and surely unwanted.
+// Warner finds what is legal and surely unwanted, where that depends on other
+// objects.
 type Warner struct {
 	Reader Reader
 }
@@ -55,7 +57,7 @@ func (w *Warner) binding(ctx context.Context, req admission.Request) ([]string, 
 		return nil, err
 	}
 	if id == nil {
-		warnings = append(warnings, fmt.Sprintf("AzureIdentity %s/%s does not exist (yet)", req.Namespace, b.Spec.AzureIdentity))
+		warnings = append(warnings, validation.IdentityAbsent(req.Namespace, b.Spec.AzureIdentity).String())
 	}
 	others, err := w.Reader.BindingsBySelector(ctx, b.Spec.Selector)
 	if err != nil {
@@ -63,7 +65,7 @@ func (w *Warner) binding(ctx context.Context, req admission.Request) ([]string, 
 	}
 	for _, other := range others {
 		if other.Namespace == req.Namespace && other.Name != b.Name && other.Spec.AzureIdentity == b.Spec.AzureIdentity {
-			warnings = append(warnings, fmt.Sprintf("AzureIdentityBinding %s/%s says the same: identity %q for selector %q", other.Namespace, other.Name, b.Spec.AzureIdentity, b.Spec.Selector))
+			warnings = append(warnings, validation.BindingTwice(other).String())
 			break
 		}
 	}

@@ -1,0 +1,112 @@
+package validation
+
+import v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+
+// otherTable holds the rules about the other kinds.
+var otherTable = []Rule{
+	{
+		ID:      RuleBindingIdentityRequired,
+		Kinds:   binding,
+		Field:   "spec.azureIdentity",
+		Texts:   []string{"the name of an AzureIdentity in the namespace of the binding"},
+		Example: "weight: 1",
+		Message: "spec.azureIdentity: Required value: the name of an AzureIdentity in the namespace of the binding",
+	},
+	{
+		ID:    RuleBindingIdentityFormat,
+		Kinds: binding,
+		Field: "spec.azureIdentity",
+		Texts: []string{
+			"must be a name without namespace; use {name}",
+			"must be the name of an object: at most 253 lower-case letters, digits, - and ., the first and last of each dotted part a letter or digit",
+			"must be the name of an object: at most 253 lower-case letters, digits, - and ., the first and last of each dotted part a letter or digit; use {name}",
+		},
+		Example: "azureIdentity: default/demo",
+		Message: `spec.azureIdentity: Invalid value: "default/demo": must be a name without namespace; use "demo"`,
+	},
+	{
+		ID:      RuleBindingIdentityAbsent,
+		Kinds:   binding,
+		Field:   "spec.azureIdentity",
+		Warning: true,
+		Texts:   []string{"AzureIdentity {namespace/name} does not exist (yet)"},
+		Example: "azureIdentity: demo",
+		Message: "AzureIdentity default/demo does not exist (yet)",
+	},
+	{
+		ID:      RuleBindingSelectorRequired,
+		Kinds:   binding,
+		Field:   "spec.selector",
+		Texts:   []string{"the value of the label aadpodidbinding of the pods that get the identity"},
+		Example: "weight: 1",
+		Message: "spec.selector: Required value: the value of the label aadpodidbinding of the pods that get the identity",
+	},
+	{
+		ID:    RuleBindingSelectorFormat,
+		Kinds: binding,
+		Field: "spec.selector",
+		Texts: []string{
+			"must be possible as the value of the pod label aadpodidbinding: at most 63 letters, digits, -, _ and ., the first and last a letter or digit",
+			"must be possible as the value of the pod label aadpodidbinding: at most 63 letters, digits, -, _ and ., the first and last a letter or digit; use {value}",
+		},
+		Example: "selector: not a label",
+		Message: `spec.selector: Invalid value: "not a label": must be possible as the value of the pod label aadpodidbinding: at most 63 letters, digits, -, _ and ., the first and last a letter or digit`,
+	},
+	{
+		ID:      RuleBindingTwice,
+		Kinds:   binding,
+		Field:   "spec",
+		Warning: true,
+		Texts:   []string{"AzureIdentityBinding {namespace/name} says the same: identity {name} for selector {value}"},
+		Example: "azureIdentity: demo\nselector: web",
+		Message: `AzureIdentityBinding default/twin says the same: identity "demo" for selector "web"`,
+	},
+	{
+		ID:      RuleExceptionLabelsRequired,
+		Kinds:   []string{v1.KindAzurePodIdentityException},
+		Field:   "spec.podLabels",
+		Texts:   []string{"the labels of which a pod must have one to be excepted; without any, no pod is"},
+		Example: "podLabels: {}",
+		Message: "spec.podLabels: Required value: the labels of which a pod must have one to be excepted; without any, no pod is",
+	},
+	{
+		ID:      RuleExceptionLabelKey,
+		Kinds:   []string{v1.KindAzurePodIdentityException},
+		Field:   "spec.podLabels[*]",
+		Texts:   []string{"must be the key of a label: at most 63 letters, digits, -, _ and ., the first and last a letter or digit, after a lower-case domain and a slash if need be"},
+		Example: "my app: exempt",
+		Message: `spec.podLabels[my app]: Invalid value: "my app": must be the key of a label: at most 63 letters, digits, -, _ and ., the first and last a letter or digit, after a lower-case domain and a slash if need be`,
+	},
+	{
+		ID:      RuleExceptionLabelValue,
+		Kinds:   []string{v1.KindAzurePodIdentityException},
+		Field:   "spec.podLabels[*]",
+		Texts:   []string{"must be possible as the value of a label: empty, or at most 63 letters, digits, -, _ and ., the first and last a letter or digit"},
+		Example: "app: not a label",
+		Message: `spec.podLabels[app]: Invalid value: "not a label": must be possible as the value of a label: empty, or at most 63 letters, digits, -, _ and ., the first and last a letter or digit`,
+	},
+	{
+		ID:      RuleAssignedPodRequired,
+		Kinds:   []string{v1.KindAzureAssignedIdentity},
+		Field:   "spec.pod",
+		Texts:   []string{"the name of the pod"},
+		Example: "spec: {}",
+		Message: "spec.pod: Required value: the name of the pod",
+	},
+	{
+		ID:      RuleAssignedPodNamespaceRequired,
+		Kinds:   []string{v1.KindAzureAssignedIdentity},
+		Field:   "spec.podNamespace",
+		Texts:   []string{"the namespace of the pod"},
+		Example: "spec: {}",
+		Message: "spec.podNamespace: Required value: the namespace of the pod",
+	},
+	{
+		ID:      RuleAssignedNodeRequired,
+		Kinds:   []string{v1.KindAzureAssignedIdentity},
+		Field:   "spec.nodename",
+		Texts:   []string{"the node of the pod"},
+		Example: "spec: {}",
+		Message: "spec.nodename: Required value: the node of the pod",
+	},
+}
