@@ -1,6 +1,7 @@
 // Command webhook is the admission webhook: it refuses objects of our kinds that
 // are wrong, with the words that say what to write, and tags pods with the
-// identities they get. Its other commands serve the chart's hooks.
+// identities they get. "webhook lint" judges manifests without a cluster; the other
+// commands serve the chart's hooks.
 package main
 
 import (
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
+	"github.com/aad-pod-identity/aad-pod-identity/webhook/lint"
 	"github.com/aad-pod-identity/aad-pod-identity/webhook/prepare"
 	"github.com/aad-pod-identity/aad-pod-identity/webhook/uninstall"
 )
@@ -19,11 +21,12 @@ func main() {
 	os.Exit(run.Main("webhook", command))
 }
 
-// commands of the binary; without one, "serve" runs. The others are those of
-// the chart's hooks.
+// commands of the binary; without one, "serve" runs. "lint" is for people and
+// pipelines, the others are those of the chart's hooks.
 func commands() map[string]func(ctx context.Context, args []string) error {
 	return map[string]func(ctx context.Context, args []string) error{
 		"serve":     serveCommand,
+		"lint":      lint.Command,
 		"prepare":   prepare.Command,
 		"uninstall": uninstall.Command,
 		"cleanup":   uninstall.CleanupCommand,

@@ -37,10 +37,29 @@ func Usagef(format string, a ...any) error {
 	return &UsageError{fmt.Errorf(format, a...)}
 }
 
+// ExitError ends a command with an exit code that is part of its answer.
+type ExitError struct {
+	Code int
+	// Err, if not nil, is printed.
+	Err error
+}
+
+// Error implements error.
+func (e *ExitError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("exit code %d", e.Code)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap gives the cause.
+func (e *ExitError) Unwrap() error { return e.Err }
+
 // Main runs the command of a component with os.Args and returns the exit code: 0
 // for success and for an orderly stop by SIGTERM or SIGINT, 2 for a mistake on
-// the command line, 1 for everything else. An error is one message on standard
-// error, never a stack trace. A second signal ends the process at once.
+// the command line, that of an ExitError, 1 for everything else. An error is one
+// message on standard error, never a stack trace. A second signal ends the process
+// at once.
 func Main(component string, command func(ctx context.Context, args []string) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -53,7 +72,13 @@ func Main(component string, command func(ctx context.Context, args []string) err
 
 func finish(ctx context.Context, stderr io.Writer, component string, err error) int {
 	var usage *UsageError
+	var exit *ExitError
 	switch {
+	case errors.As(err, &exit):
+		if exit.Err != nil {
+			fmt.Fprintf(stderr, "%s: %s\n", component, indent(exit.Err))
+		}
+		return exit.Code
 	case err == nil, errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return exitOK
 	case errors.As(err, &usage):

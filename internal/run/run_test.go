@@ -34,6 +34,10 @@ func TestFinish(t *testing.T) {
 			ctx: context.Background(), err: Usagef("unknown flag: --nodes"), code: 2,
 			stderr: "mic: unknown flag: --nodes\nRun 'mic --help' for the flags.\n",
 		},
+		"an exit code that is an answer": {ctx: context.Background(), err: &ExitError{Code: 1}, code: 1},
+		"an exit code with a reason": {
+			ctx: stopped, err: fmt.Errorf("lint: %w", &ExitError{Code: 2, Err: errors.New("no file")}), code: 2, stderr: "mic: no file\n",
+		},
 		"several errors stay together": {
 			ctx: context.Background(), err: errors.Join(errors.New("a"), errors.New("b")), code: 1, stderr: "mic: a\n  b\n",
 		},
