@@ -34,6 +34,11 @@ place: <chart name or nameOverride>-mic and -nmi, not scoped by release.
 {{ include "aad-pod-identity.name" . | trunc 43 | trimSuffix "-" }}-assigned-identities
 {{- end -}}
 
+{{/* A ValidatingAdmissionPolicy and its binding: (dict "root" $ "name" "references"). */}}
+{{- define "aad-pod-identity.policy.fullname" -}}
+{{ include "aad-pod-identity.name" .root | trunc 43 | trimSuffix "-" }}-{{ .name }}
+{{- end -}}
+
 {{- define "aad-pod-identity.hook.fullname" -}}
 {{ include "aad-pod-identity.name" .root | trunc 48 | trimSuffix "-" }}-{{ .name }}
 {{- end -}}
@@ -155,8 +160,23 @@ their presence tells an installation from `helm template` and `helm lint`, which
 know no cluster.
 */}}
 {{- define "aad-pod-identity.requireCertManager" -}}
-{{- if and .Values.webhook.certManager.check (.Capabilities.APIVersions.Has "aadpodidentity.k8s.io/v1") (not (.Capabilities.APIVersions.Has "cert-manager.io/v1")) -}}
-{{- fail "the webhook's serving certificate needs cert-manager (API cert-manager.io/v1), which this cluster does not have. Install it first: https://cert-manager.io/docs/installation/ (or set webhook.certManager.check=false if it is there and you know why Helm does not see it)" -}}
+{{- if and (eq .Values.webhook.certificates.mode "cert-manager") .Values.webhook.certManager.check (.Capabilities.APIVersions.Has "aadpodidentity.k8s.io/v1") (not (.Capabilities.APIVersions.Has "cert-manager.io/v1")) -}}
+{{- fail "the webhook's serving certificate needs cert-manager (API cert-manager.io/v1), which this cluster does not have. Install it first: https://cert-manager.io/docs/installation/ or do without it: webhook.certificates.mode=self (or set webhook.certManager.check=false if it is there and you know why Helm does not see it)" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the webhook's serving certificate. */}}
+{{- define "aad-pod-identity.webhook.secretName" -}}
+{{- $certificates := .Values.webhook.certificates -}}
+{{- if ne $certificates.mode "provided" -}}
+{{- if $certificates.caBundle -}}
+{{- fail (printf "webhook.certificates.caBundle is for webhook.certificates.mode=provided; in mode %s the CA is put into the webhook configurations without you" $certificates.mode) -}}
+{{- end -}}
+{{- default (printf "%s-%s" (include "aad-pod-identity.webhook.fullname" .) (ternary "self-signed" "tls" (eq $certificates.mode "self"))) $certificates.secretName -}}
+{{- else if or (not $certificates.secretName) (not $certificates.caBundle) -}}
+{{- fail (printf "webhook.certificates.mode=provided needs webhook.certificates.secretName, a Secret of namespace %s with tls.crt and tls.key for %s.%s.svc, and webhook.certificates.caBundle, the PEM certificates that sign it (--set-file)" .Release.Namespace (include "aad-pod-identity.webhook.fullname" .) .Release.Namespace) -}}
+{{- else -}}
+{{- $certificates.secretName -}}
 {{- end -}}
 {{- end -}}
 
@@ -172,9 +192,12 @@ clientConfig:
     namespace: {{ .root.Release.Namespace }}
     path: {{ .path }}
     port: 443
+  {{- if eq .root.Values.webhook.certificates.mode "provided" }}
+  caBundle: {{ b64enc .root.Values.webhook.certificates.caBundle }}
+  {{- end }}
 {{- end -}}
 
-{{/* What the entries for pods share. */}}
+{{/* What the entries for pods share; further namespaceSelector terms may follow. */}}
 {{- define "aad-pod-identity.webhook.pods" -}}
 failurePolicy: Ignore
 reinvocationPolicy: IfNeeded
@@ -190,6 +213,19 @@ namespaceSelector:
       operator: NotIn
       values:
         - kube-system
+{{- end -}}
+
+{{/*
+Which labelled pods the webhook gives the readiness gate; "" for none. Only MIC sets
+the condition, so without it the pods would never become Ready.
+*/}}
+{{- define "aad-pod-identity.readinessGate" -}}
+{{- if .Values.readinessGate.enabled -}}
+{{- if ne .Values.operationMode "standard" -}}
+{{- fail "readinessGate.enabled needs operationMode standard: without MIC nobody sets the condition, and pods would never become Ready" -}}
+{{- end -}}
+{{- ternary "all" "opt-in" .Values.readinessGate.allPods -}}
+{{- end -}}
 {{- end -}}
 
 {{/*
@@ -220,6 +256,44 @@ matchConditions:
     expression: >-
       request.resource.resource != 'azureassignedidentities' ||
       request.userInfo.username != {{ include "aad-pod-identity.mic.username" . | squote }}
+{{- end -}}
+
+{{/* The binding that puts a policy into force: (dict "root" $ "name" "references"). */}}
+{{- define "aad-pod-identity.policy.binding" -}}
+{{- $name := include "aad-pod-identity.policy.fullname" . -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ $name }}
+  labels:
+    {{- include "aad-pod-identity.labels" .root | nindent 4 }}
+spec:
+  policyName: {{ $name }}
+  validationActions: ["Deny"]
+{{- end -}}
+
+{{/*
+The hosts that adEndpoint may have, a JSON list: the authorities of Azure's clouds
+and allowedAuthorityHosts, in lower case and without the port that https has anyway.
+*/}}
+{{- define "aad-pod-identity.authorityHosts" -}}
+{{- $hosts := list "login.microsoftonline.com" "login.microsoftonline.us" "login.partner.microsoftonline.cn" "login.chinacloudapi.cn" -}}
+{{- range .Values.allowedAuthorityHosts -}}
+{{- $hosts = append $hosts (lower . | trimSuffix ":443") -}}
+{{- end -}}
+{{- toJson (uniq $hosts) -}}
+{{- end -}}
+
+{{/* The exceptions that the release installs, a JSON list of namespace, name and podLabels. */}}
+{{- define "aad-pod-identity.exceptions" -}}
+{{- $all := list -}}
+{{- if include "aad-pod-identity.isTrue" .Values.installMICException -}}
+{{- if eq .Values.operationMode "standard" -}}
+{{- $all = append $all (dict "namespace" .Release.Namespace "name" "mic" "podLabels" (dict "app" "mic" "component" "mic" "app.kubernetes.io/component" "mic")) -}}
+{{- end -}}
+{{- $all = append $all (dict "namespace" "kube-system" "name" "aks-addon-exception" "podLabels" (dict "kubernetes.azure.com/managedby" "aks")) -}}
+{{- end -}}
+{{- toJson $all -}}
 {{- end -}}
 
 {{/* A budget has one of the two; minAvailable wins over a default maxUnavailable. */}}
