@@ -2,6 +2,7 @@ package binding
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -184,6 +185,32 @@ func TestTags(t *testing.T) {
 				t.Errorf("Tags (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestTagsOfVeryManyBindings(t *testing.T) {
+	matches := func(n int) Result {
+		var r Result
+		for i := range n {
+			name := fmt.Sprintf("%s-%05d", strings.Repeat("b", 200), i)
+			r.Matches = append(r.Matches, Match{Binding: bindingTo("ns", name, "i", "web"), Identity: identity("ns", "i")})
+		}
+		return r
+	}
+	for _, n := range []int{1, 30, 1000, 50_000} {
+		text := matches(n).Tags().Bindings
+		names, more, _ := strings.Cut(text, ",and ")
+		listed := len(strings.Split(names, ","))
+		if more != "" {
+			rest := 0
+			if _, err := fmt.Sscanf(more, "%d more", &rest); err != nil {
+				t.Fatalf("%d bindings: the list ends with %q", n, more)
+			}
+			listed += rest
+		}
+		if listed != n || len(text) > MaxBindingsLength || (n <= 30) != (more == "") {
+			t.Errorf("%d bindings: %d bytes, that account for %d", n, len(text), listed)
+		}
 	}
 }
 
