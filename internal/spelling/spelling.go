@@ -2,7 +2,10 @@
 // say what was probably meant. It is pure.
 package spelling
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // IsTypo reports whether word is likely meant as known: at most two slips of the
 // keyboard away, three for a long word and one for a short one, ignoring case.
@@ -51,10 +54,10 @@ func distance(a, b string, limit int) int {
 	if len(a) > 4*(len(b)+limit) {
 		return limit + 1
 	}
-	ra, rb := []rune(a), []rune(b)
-	if len(ra) > len(rb)+limit || len(rb) > len(ra)+limit {
+	if na, nb := utf8.RuneCountInString(a), utf8.RuneCountInString(b); na > nb+limit || nb > na+limit {
 		return limit + 1
 	}
+	ra, rb := []rune(a), []rune(b)
 	before, last, row := make([]int, len(rb)+1), make([]int, len(rb)+1), make([]int, len(rb)+1)
 	for j := range last {
 		last[j] = j

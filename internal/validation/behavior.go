@@ -2,7 +2,6 @@ package validation
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -27,11 +26,15 @@ func meansBehavior(key string) bool {
 
 // behaviorFindings judges the annotations that are meant as Behavior.
 func behaviorFindings(annotations map[string]any) field.ErrorList {
-	var findings field.ErrorList
-	for _, key := range slices.Sorted(maps.Keys(annotations)) {
-		if !meansBehavior(key) {
-			continue
+	var meant []string
+	for key := range annotations {
+		if meansBehavior(key) {
+			meant = append(meant, key)
 		}
+	}
+	slices.Sort(meant)
+	var findings field.ErrorList
+	for _, key := range meant {
 		path := field.NewPath("metadata", "annotations").Key(key)
 		switch {
 		case key == v1.BehaviorAnnotationKey:
