@@ -28,13 +28,25 @@ const (
 	// name in another namespace; the first wins
 	// (Azure/aad-pod-identity#1065).
 	ReasonSameName = "SameName"
+	// ReasonUseForbidden: the pod's service account may not use the identity,
+	// which is of another namespace.
+	ReasonUseForbidden = "UseForbidden"
+	// ReasonUseUnknown: whether it may could not be found out.
+	ReasonUseUnknown = "UseUnknown"
 )
+
+// VerbUse is the RBAC verb that an AzureIdentity of another namespace is used by,
+// where the cluster demands it.
+const VerbUse = "use"
 
 // Pod is what matching needs to know of a pod.
 type Pod struct {
 	Namespace, Name string
 	// Label is the value of the pod's label aadpodidbinding, "" if it has none.
 	Label string
+	// ServiceAccount is the name of the pod's service account; it matters to
+	// Input.MayUse alone.
+	ServiceAccount string
 }
 
 // Input is everything a decision depends on.
@@ -51,6 +63,10 @@ type Input struct {
 	Valid func(*v1.AzureIdentity) error
 	// ForceNamespaced confines every identity to pods of its own namespace.
 	ForceNamespaced bool
+	// MayUse, if set, says whether the pod's service account has VerbUse on an
+	// identity. It is asked about identities of other namespaces than the pod's
+	// alone, and last. An error means that it is not known.
+	MayUse func(*v1.AzureIdentity) (bool, error)
 }
 
 // Match is a binding that gives the pod an identity.
@@ -75,6 +91,18 @@ type Result struct {
 	Matches []Match
 	// Skipped are in binding order.
 	Skipped []Skip
+	// Undecided are those of Skipped with ReasonUseUnknown. The pod must not get
+	// what it does not have, nor lose what it has, by a question that nobody
+	// answered.
+	Undecided []Match
+}
+
+// Foreign says whether the decision depends on a right to use an identity of
+// another namespace than the pod's, which can be given and taken away without
+// any of our objects being changed.
+func (r Result) Foreign(podNamespace string) bool {
+	return slices.ContainsFunc(r.Matches, func(m Match) bool { return m.Identity.Namespace != podNamespace }) ||
+		slices.ContainsFunc(r.Skipped, func(s Skip) bool { return s.Reason == ReasonUseForbidden || s.Reason == ReasonUseUnknown })
 }
 
 // ForPod decides which identities a pod gets. Bindings apply in the order of
@@ -90,6 +118,10 @@ func ForPod(in Input) Result {
 		m, skip := decide(in, b, seen)
 		if skip != nil {
 			r.Skipped = append(r.Skipped, *skip)
+			if skip.Reason == ReasonUseUnknown {
+				seen[m.Identity.Name] = m.Identity
+				r.Undecided = append(r.Undecided, m)
+			}
 			continue
 		}
 		seen[m.Identity.Name] = m.Identity
@@ -137,7 +169,20 @@ func decide(in Input, b *v1.AzureIdentityBinding, seen map[string]*v1.AzureIdent
 		}
 		return skip(ReasonSameName, "pod %s/%s has AzureIdentity %s/%s already, so %s of the same name is not used", in.Pod.Namespace, in.Pod.Name, first.Namespace, first.Name, name)
 	}
-	return Match{Binding: b, Identity: id}, nil
+	m := Match{Binding: b, Identity: id}
+	if in.MayUse == nil || id.Namespace == in.Pod.Namespace {
+		return m, nil
+	}
+	account := in.Pod.Namespace + "/" + in.Pod.ServiceAccount
+	switch allowed, err := in.MayUse(id); {
+	case err != nil:
+		_, unknown := skip(ReasonUseUnknown, "whether service account %s may use AzureIdentity %s is not known, so pod %s/%s gets nothing new by it: %v", account, name, in.Pod.Namespace, in.Pod.Name, err)
+		return m, unknown
+	case !allowed:
+		return skip(ReasonUseForbidden, "service account %s of pod %s/%s may not use AzureIdentity %s of another namespace; a Role of namespace %s would have to say {apiGroups: [%q], resources: [\"azureidentities\"], resourceNames: [%q], verbs: [%q]}",
+			account, in.Pod.Namespace, in.Pod.Name, name, id.Namespace, v1.GroupName, id.Name, VerbUse)
+	}
+	return m, nil
 }
 
 // Namespaced says whether an identity is confined to pods of its own namespace,

@@ -39,6 +39,9 @@ type Input struct {
 	NodeGone bool
 	// Matches are the pod's identities in binding order.
 	Matches []binding.Match
+	// Undecided are identities that the pod may or may not use: nothing is done
+	// for them, and what the pod has of them stays as it is.
+	Undecided []binding.Match
 	// Current are the pod's AzureAssignedIdentities, in any order.
 	Current []*v1.AzureAssignedIdentity
 	// Taken says that an object of another key has a name; may be nil.
@@ -84,6 +87,8 @@ func ForPod(in Input) Plan {
 			if wanted && c.Namespace == want.Namespace {
 				have[key] = true
 			}
+		case in.undecided(c, key):
+			have[key] = true
 		case !wanted, have[key], c.Namespace != want.Namespace:
 			plan.Delete = append(plan.Delete, c)
 		default:
@@ -106,6 +111,23 @@ func ForPod(in Input) Plan {
 	return plan
 }
 
+// undecided says whether an object of this very pod is for an identity that the
+// pod may or may not use.
+func (in Input) undecided(c *v1.AzureAssignedIdentity, key Key) bool {
+	if !in.runs() {
+		return false
+	}
+	if uid := c.Annotations[v1.PodUIDAnnotationKey]; uid != "" && uid != string(in.Pod.UID) {
+		return false // a pod of the same name had it, perhaps with another service account
+	}
+	return slices.ContainsFunc(in.Undecided, func(m binding.Match) bool { return keyFor(in.Pod, m.Identity) == key })
+}
+
+// runs says whether there is a pod that needs identities.
+func (in Input) runs() bool {
+	return in.Pod != nil && in.Pod.Node != "" && !in.Pod.Finished && !in.NodeGone
+}
+
 func keyFor(p *Pod, id *v1.AzureIdentity) Key {
 	if p == nil {
 		return Key{}
@@ -115,7 +137,7 @@ func keyFor(p *Pod, id *v1.AzureIdentity) Key {
 
 // desired returns what the pod must have, without names.
 func desired(in Input) map[Key]*v1.AzureAssignedIdentity {
-	if in.Pod == nil || in.Pod.Node == "" || in.Pod.Finished || in.NodeGone {
+	if !in.runs() {
 		return nil
 	}
 	all := make(map[Key]*v1.AzureAssignedIdentity, len(in.Matches))
