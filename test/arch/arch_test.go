@@ -72,7 +72,7 @@ func TestLinks(t *testing.T) {
 		"internal/resourceid": {pure, "pure"},
 		"internal/validation": {append([]string{module + "/internal/binding"}, clientGo, runtime, azcore, tests), "pure"},
 		"internal/binding":    {append([]string{module + "/internal/validation"}, clientGo, runtime, azcore, tests), "pure"},
-		"internal/access":     {[]string{clientGo, runtime, azcore, klog, tests}, "its callers bring the client"},
+		"internal/access":     {[]string{clientGo, runtime, azcore, tests}, "its callers bring the client"},
 		"mic/assign":          {[]string{clientGo, runtime, azcore, tests}, "pure"},
 		"test/azure":          {[]string{module + "/api", module + "/internal", module + "/webhook", module + "/mic", module + "/nmi"}, "an oracle that shares our code shares our bugs"},
 		"test/azure/emulator": {[]string{module + "/api", module + "/internal", module + "/webhook", module + "/mic", module + "/nmi"}, "an oracle that shares our code shares our bugs"},
