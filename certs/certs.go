@@ -1,15 +1,21 @@
-// Package certs provides the serving certificate of the webhook: read from the
-// files of a mounted Secret, reread without a restart when they change, and
-// reported as ready only while clients can accept it.
+// Package certs provides the serving certificate of the webhook, and knows
+// whether API servers accept it.
 //
-// The chart's default is a Certificate of cert-manager, which renews the Secret
-// and has its CA injected into the webhook configurations; this package needs to
-// know nothing of that. Watching the files is controller-runtime's certwatcher.
+// Source reads the certificate from files and rereads them without a restart when
+// they change; watching them is controller-runtime's certwatcher. Trust knows the
+// certificate authorities in the webhook configurations, which API servers go by.
+// Warner tells people of a certificate that nobody renews.
+//
+// Where the files come from is the mode of the chart. By default they are those of
+// a Secret that cert-manager issues and renews, and somebody else's Secret can be
+// mounted in its place; this package needs to know nothing of that. Without either,
+// SelfSigned makes, renews and publishes the certificate.
 package certs
 
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -37,19 +43,21 @@ const retryInterval = time.Second
 // at first: cert-manager issues the certificate in its own time.
 type Source struct {
 	certPath, keyPath string
+	host              string
 	now               func() time.Time
 	watcher           atomic.Pointer[certwatcher.CertWatcher]
 	missing           atomic.Pointer[error]
 }
 
-// NewSource makes the source of a directory and registers the expiry metric.
-// Nothing is read before Run.
-func NewSource(dir string, registry prometheus.Registerer) (*Source, error) {
-	return newSource(dir, registry, time.Now)
+// NewSource makes the source of a directory and registers the expiry metric. Host
+// is the name by which clients know the server, "" to leave it unchecked. Nothing
+// is read before Run.
+func NewSource(dir, host string, registry prometheus.Registerer) (*Source, error) {
+	return newSource(dir, host, registry, time.Now)
 }
 
-func newSource(dir string, registry prometheus.Registerer, now func() time.Time) (*Source, error) {
-	s := &Source{certPath: filepath.Join(dir, CertFile), keyPath: filepath.Join(dir, KeyFile), now: now}
+func newSource(dir, host string, registry prometheus.Registerer, now func() time.Time) (*Source, error) {
+	s := &Source{certPath: filepath.Join(dir, CertFile), keyPath: filepath.Join(dir, KeyFile), host: host, now: now}
 	expiry := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: metric.Namespace,
 		Name:      "webhook_certificate_expiry_timestamp_seconds",
@@ -106,21 +114,41 @@ func (s *Source) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, e
 	return watcher.GetCertificate(hello)
 }
 
-// Check says why clients cannot accept the certificate: absent, unreadable,
-// expired or not yet valid. Nil means that they can.
-func (s *Source) Check(context.Context) error {
+// Current returns the certificate that is served now.
+func (s *Source) Current() (*tls.Certificate, error) {
 	cert, err := s.GetCertificate(nil)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case cert == nil || cert.Leaf == nil:
-		return s.absent()
+		return nil, s.absent()
 	}
-	switch now := s.now(); {
-	case now.After(cert.Leaf.NotAfter):
-		return fmt.Errorf("the serving certificate expired at %s", cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
-	case now.Before(cert.Leaf.NotBefore):
-		return fmt.Errorf("the serving certificate is not valid before %s", cert.Leaf.NotBefore.UTC().Format(time.RFC3339))
+	return cert, nil
+}
+
+// Check says why no client can accept the certificate: absent, unreadable,
+// expired, not yet valid or for another host. Nil means that a client that trusts
+// its issuer can.
+func (s *Source) Check(context.Context) error {
+	cert, err := s.Current()
+	if err != nil {
+		return err
+	}
+	return usable(cert.Leaf, s.host, s.now())
+}
+
+func usable(leaf *x509.Certificate, host string, now time.Time) error {
+	switch {
+	case now.After(leaf.NotAfter):
+		return fmt.Errorf("the serving certificate expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+	case now.Before(leaf.NotBefore):
+		return fmt.Errorf("the serving certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
+	}
+	if host == "" {
+		return nil
+	}
+	if err := leaf.VerifyHostname(host); err != nil {
+		return fmt.Errorf("the serving certificate is not for this webhook: %w", err)
 	}
 	return nil
 }
@@ -133,7 +161,7 @@ func (s *Source) absent() error {
 }
 
 func (s *Source) expiry() float64 {
-	if cert, err := s.GetCertificate(nil); err == nil && cert != nil && cert.Leaf != nil {
+	if cert, err := s.Current(); err == nil {
 		return float64(cert.Leaf.NotAfter.Unix())
 	}
 	return 0

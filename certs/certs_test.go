@@ -2,15 +2,6 @@ package certs
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,61 +14,24 @@ import (
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
-// writeCertificate puts a certificate into a directory as the kubelet does for a
-// Secret: the files are links into a directory that is swapped by one rename.
+// writeCertificate puts a certificate into a directory.
 func writeCertificate(t *testing.T, dir string, serial int64, from, to time.Time) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "webhook"}, NotBefore: from, NotAfter: to}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFiles(t, dir, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+	cert, key := newAuthority(t, "ca", noon.AddDate(-1, 0, 0), noon.AddDate(1, 0, 0)).issue(t, serial, testHost, from, to)
+	writeFiles(t, dir, cert, key)
 }
 
 func writeFiles(t *testing.T, dir string, cert, key []byte) {
 	t.Helper()
-	version := filepath.Join(dir, fmt.Sprintf("..version-%x", sha256.Sum256(cert)))
-	if err := os.Mkdir(version, 0o700); err != nil {
+	if err := publish(dir, cert, key); err != nil {
 		t.Fatal(err)
-	}
-	for name, text := range map[string][]byte{CertFile: cert, KeyFile: key} {
-		if err := os.WriteFile(filepath.Join(version, name), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
-			if err := os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	old, _ := os.Readlink(filepath.Join(dir, "..data")) // none at first
-	next := filepath.Join(dir, "..data_tmp")
-	if err := os.Symlink(filepath.Base(version), next); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(next, filepath.Join(dir, "..data")); err != nil {
-		t.Fatal(err)
-	}
-	if old != "" {
-		if err := os.RemoveAll(filepath.Join(dir, old)); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
 func start(t *testing.T, dir string) (*Source, *prometheus.Registry) {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	s, err := newSource(dir, registry, func() time.Time { return noon })
+	s, err := newSource(dir, testHost, registry, func() time.Time { return noon })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,5 +133,77 @@ func TestCheckKnowsTheTime(t *testing.T) {
 				t.Errorf("the check says %v, want %s", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestCheckKnowsTheHost(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := newAuthority(t, "ca", noon, noon.AddDate(1, 0, 0)).issue(t, 1, "webhook.elsewhere.svc", noon, noon.Add(time.Hour))
+	writeFiles(t, dir, cert, key)
+	s, _ := start(t, dir)
+	waitFor(t, "the certificate", func() bool { return serial(s) == 1 })
+	want := "the serving certificate is not for this webhook: x509: certificate is valid for webhook.elsewhere.svc, not " + testHost
+	if err := s.Check(t.Context()); err == nil || err.Error() != want {
+		t.Errorf("the check says %v, want %s", err, want)
+	}
+}
+
+// A key that does not fit its certificate is no reason to stop serving the one
+// before it.
+func TestAKeyThatDoesNotFit(t *testing.T) {
+	dir := t.TempDir()
+	ca := newAuthority(t, "ca", noon.AddDate(-1, 0, 0), noon.AddDate(1, 0, 0))
+	cert, _ := ca.issue(t, 1, testHost, noon, noon.Add(time.Hour))
+	_, otherKey := ca.issue(t, 2, testHost, noon, noon.Add(time.Hour))
+	writeFiles(t, dir, cert, otherKey)
+	s, _ := start(t, dir)
+	waitFor(t, "the reason in the check", func() bool {
+		err := s.Check(t.Context())
+		return err != nil && strings.Contains(err.Error(), "private key does not match public key")
+	})
+	writeCertificate(t, dir, 3, noon, noon.Add(time.Hour))
+	waitFor(t, "the good certificate", func() bool { return s.Check(t.Context()) == nil })
+	writeFiles(t, dir, cert, otherKey)
+	writeCertificate(t, dir, 4, noon, noon.Add(time.Hour))
+	waitFor(t, "the next good certificate", func() bool {
+		if err := s.Check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return serial(s) == 4
+	})
+}
+
+func TestPublishReplacesBothFilesAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	for _, text := range []string{"first", "second", "second", "third"} {
+		writeFiles(t, dir, []byte(text), []byte(text+" key"))
+		for name, want := range map[string]string{CertFile: text, KeyFile: text + " key"} {
+			if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+				t.Errorf("%s holds %q (%v), want %q", name, got, err, want)
+			}
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 4 {
+		t.Errorf("the directory holds %v (%v), want the two files, the link and one version", entries, err)
+	}
+	if err := publish(filepath.Join(dir, CertFile), nil, nil); err == nil {
+		t.Error("no error where the directory cannot be written")
+	}
+}
+
+// A pod whose container restarts finds the files of its predecessor.
+func TestPublishOverAHalfWrittenVersion(t *testing.T) {
+	dir := t.TempDir()
+	writeFiles(t, dir, []byte("first"), []byte("first key"))
+	if err := os.Remove(filepath.Join(dir, "..data")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("..data.gone", filepath.Join(dir, "..data.new")); err != nil {
+		t.Fatal(err)
+	}
+	writeFiles(t, dir, []byte("second"), []byte("second key"))
+	if got, err := os.ReadFile(filepath.Join(dir, CertFile)); err != nil || string(got) != "second" {
+		t.Errorf("%q (%v)", got, err)
 	}
 }

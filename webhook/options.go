@@ -15,10 +15,9 @@ import (
 // options of the server.
 type options struct {
 	run.CommonFlags
+	certificateOptions
 	// port serves the API server's calls over TLS.
 	port int
-	// certDir holds tls.crt and tls.key.
-	certDir string
 	// tlsMinVersion is a key of tlsVersions.
 	tlsMinVersion string
 	// kubeconfig is empty inside a cluster.
@@ -37,13 +36,13 @@ var tlsVersions = map[string]uint16{
 }
 
 func newOptions() *options {
-	return &options{CommonFlags: run.CommonFlags{ProbePort: "8080", PrometheusPort: "8889"}}
+	return &options{CommonFlags: run.CommonFlags{ProbePort: "8080", PrometheusPort: "8889"}, certificateOptions: certificateOptions{certMode: certModeFiles}}
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet) {
 	o.AddFlags(fs)
+	o.certificateOptions.addFlags(fs)
 	fs.IntVar(&o.port, "port", 9443, "port of the webhook, served over TLS")
-	fs.StringVar(&o.certDir, "cert-dir", "/etc/aad-pod-identity/webhook/certs", "directory with the serving certificate, tls.crt and tls.key; reread when it changes")
 	fs.StringVar(&o.tlsMinVersion, "tls-min-version", "VersionTLS12", "oldest TLS version that is accepted: VersionTLS12 or VersionTLS13")
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "path of a kubeconfig; empty: the service account of the pod")
 	fs.BoolVar(&o.forceNamespaced, "forceNamespaced", false, "confine every AzureIdentity to pods of its own namespace")
@@ -53,12 +52,9 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 
 // validate returns every mistake in the options.
 func (o *options) validate() error {
-	errs := o.Validate()
+	errs := append(o.Validate(), o.certificateOptions.validate()...)
 	if err := run.ValidatePort("port", strconv.Itoa(o.port)); err != nil {
 		errs = append(errs, err)
-	}
-	if o.certDir == "" {
-		errs = append(errs, errors.New("--cert-dir: must not be empty"))
 	}
 	if _, ok := tlsVersions[o.tlsMinVersion]; !ok {
 		errs = append(errs, fmt.Errorf("--tls-min-version=%q: must be VersionTLS12 or VersionTLS13", o.tlsMinVersion))

@@ -19,7 +19,6 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"github.com/aad-pod-identity/aad-pod-identity/certs"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
@@ -79,23 +78,25 @@ func serve(ctx context.Context, o *options, config *rest.Config) error {
 		return err
 	}
 	registry := prometheus.NewRegistry()
-	source, err := certs.NewSource(o.certDir, registry)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	cert, err := newCertificate(background, &o.certificateOptions, config, registry)
 	if err != nil {
 		return err
 	}
-	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
 	known, err := lookup.New(background, config)
 	if err != nil {
 		return err
 	}
-	server := newServer(o, source)
+	server := newServer(ctx, o, cert)
 	register(server, o, rules, known)
-	health := newHealth(ctx, source, known, server)
+	health := newHealth(ctx, cert, known, server)
 
 	group, groupCtx := errgroup.WithContext(background)
 	group.Go(func() error { return known.Run(groupCtx) })
-	group.Go(func() error { return source.Run(groupCtx) })
+	for _, part := range cert.run {
+		group.Go(func() error { return part(groupCtx) })
+	}
 	for _, s := range o.Servers(health.Handler(func() bool { return true }), prometheus.Gatherers{registry, ctrlmetrics.Registry}) {
 		group.Go(func() error { return s(groupCtx) })
 	}
@@ -127,14 +128,14 @@ func serveCalls(ctx, background context.Context, delay time.Duration, known *loo
 	return nil
 }
 
-func newServer(o *options, source *certs.Source) ctrlwebhook.Server {
-	return ctrlwebhook.NewServer(ctrlwebhook.Options{
+func newServer(ctx context.Context, o *options, cert *certificate) ctrlwebhook.Server {
+	return drainingServer{stopping: ctx, Server: ctrlwebhook.NewServer(ctrlwebhook.Options{
 		Port: o.port,
 		TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 			c.MinVersion = tlsVersions[o.tlsMinVersion]
-			c.GetCertificate = source.GetCertificate
+			c.GetCertificate = cert.GetCertificate
 		}},
-	})
+	})}
 }
 
 // register is the list of all calls that are answered.
@@ -159,9 +160,9 @@ func endpoint(h admission.Handler) *admission.Webhook {
 }
 
 // newHealth makes the checks: ready means that a call would be answered well.
-func newHealth(ctx context.Context, source *certs.Source, known *lookup.Lookup, server ctrlwebhook.Server) *run.Health {
+func newHealth(ctx context.Context, cert *certificate, known *lookup.Lookup, server ctrlwebhook.Server) *run.Health {
 	health := run.NewHealth()
-	health.AddReady("certificate", source.Check)
+	health.AddReady("certificate", cert.Check)
 	health.AddReady("caches", func(context.Context) error {
 		if !known.Synced() {
 			return errors.New("not filled yet")
