@@ -23,6 +23,9 @@ const (
 // with a copy of the binding and identity that say so.
 //
 // +kubebuilder:pruning:PreserveUnknownFields
+// +kubebuilder:validation:XValidation:fieldPath=`.pod`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) || has(self.pod) && self.pod != ""`,message=`the name of the pod`,optionalOldSelf=true
+// +kubebuilder:validation:XValidation:fieldPath=`.podNamespace`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) || has(self.podNamespace) && self.podNamespace != ""`,message=`the namespace of the pod`,optionalOldSelf=true
+// +kubebuilder:validation:XValidation:fieldPath=`.nodename`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) || has(self.nodename) && self.nodename != ""`,message=`the node of the pod; the name of the field is nodename, in lower case`,optionalOldSelf=true
 type AzureAssignedIdentitySpec struct {
 	// Metadata is unused; older releases stored it, so it is kept.
 	// +kubebuilder:pruning:PreserveUnknownFields
@@ -101,6 +104,7 @@ type AzureAssignedIdentityStatus struct {
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodename`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Assigned")].reason`
+// +kubebuilder:validation:XValidation:fieldPath=`.spec`,reason=`FieldValueRequired`,rule=`has(self.spec) || oldSelf.hasValue() && !has(oldSelf.value().spec)`,message=`the fields of an AzureAssignedIdentity stand under spec`,optionalOldSelf=true
 type AzureAssignedIdentity struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

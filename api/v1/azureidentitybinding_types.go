@@ -8,6 +8,10 @@ import (
 // label value.
 //
 // +kubebuilder:pruning:PreserveUnknownFields
+// +kubebuilder:validation:XValidation:fieldPath=`.azureIdentity`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) || has(self.azureIdentity) && self.azureIdentity != ""`,message=`the name of an AzureIdentity in the namespace of the binding; the name of the field is azureIdentity: the capitalisation of field names counts`,optionalOldSelf=true
+// +kubebuilder:validation:XValidation:fieldPath=`.azureIdentity`,reason=`FieldValueInvalid`,rule=`oldSelf == optional.of(self) || !has(self.azureIdentity) || self.azureIdentity == "" || self.azureIdentity.size() <= 253 && self.azureIdentity.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')`,message=`must be the name of an object, without namespace: at most 253 lower-case letters, digits, - and ., the first and last of each dotted part a letter or digit`,messageExpression=`strings.quote(self.azureIdentity) + ' must be the name of an object, without namespace: at most 253 lower-case letters, digits, - and ., the first and last of each dotted part a letter or digit'`,optionalOldSelf=true
+// +kubebuilder:validation:XValidation:fieldPath=`.selector`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) || has(self.selector) && self.selector != ""`,message=`the value of the label aadpodidbinding of the pods that get the identity; the name of the field is selector: the capitalisation of field names counts`,optionalOldSelf=true
+// +kubebuilder:validation:XValidation:fieldPath=`.selector`,reason=`FieldValueInvalid`,rule=`oldSelf == optional.of(self) || !has(self.selector) || self.selector == "" || self.selector.size() <= 63 && self.selector.matches('^([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$')`,message=`must be possible as the value of the pod label aadpodidbinding: at most 63 letters, digits, -, _ and ., the first and last a letter or digit`,messageExpression=`strings.quote(self.selector) + ' must be possible as the value of the pod label aadpodidbinding: at most 63 letters, digits, -, _ and ., the first and last a letter or digit'`,optionalOldSelf=true
 type AzureIdentityBindingSpec struct {
 	// Metadata is unused; older releases stored it, so it is kept.
 	// +kubebuilder:pruning:PreserveUnknownFields
@@ -15,11 +19,13 @@ type AzureIdentityBindingSpec struct {
 	ObjectMeta metav1.ObjectMeta `json:"metadata,omitempty,omitzero"`
 
 	// AzureIdentity is the name of an AzureIdentity in the binding's namespace.
+	// +kubebuilder:validation:MaxLength=1024
 	// +optional
 	AzureIdentity string `json:"azureIdentity,omitempty"`
 
 	// Selector is compared with the pods' label aadpodidbinding: equal, case
 	// included, is a match.
+	// +kubebuilder:validation:MaxLength=1024
 	// +optional
 	Selector string `json:"selector,omitempty"`
 
@@ -60,6 +66,7 @@ type AzureIdentityBindingStatus struct {
 // +kubebuilder:printcolumn:name="AzureIdentity",type=string,JSONPath=`.spec.azureIdentity`
 // +kubebuilder:printcolumn:name="Selector",type=string,JSONPath=`.spec.selector`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:fieldPath=`.spec`,reason=`FieldValueRequired`,rule=`has(self.spec) || oldSelf.hasValue() && !has(oldSelf.value().spec)`,message=`the fields of an AzureIdentityBinding stand under spec`,optionalOldSelf=true
 type AzureIdentityBinding struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

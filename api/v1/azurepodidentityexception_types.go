@@ -8,6 +8,7 @@ import (
 // managed identity.
 //
 // +kubebuilder:pruning:PreserveUnknownFields
+// +kubebuilder:validation:XValidation:fieldPath=`.podLabels`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) || has(self.podLabels) && self.podLabels.size() > 0`,message=`the labels of which a pod must have one to be excepted; without any, no pod is; the name of the field is podLabels: the capitalisation of field names counts`,optionalOldSelf=true
 type AzurePodIdentityExceptionSpec struct {
 	// Metadata is unused; older releases stored it, so it is kept.
 	// +kubebuilder:pruning:PreserveUnknownFields
@@ -41,6 +42,7 @@ type AzurePodIdentityExceptionStatus struct {
 // +kubebuilder:resource:path=azurepodidentityexceptions,singular=azurepodidentityexception
 // +kubebuilder:metadata:annotations="api-approved.kubernetes.io=unapproved"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:fieldPath=`.spec`,reason=`FieldValueRequired`,rule=`has(self.spec) || oldSelf.hasValue() && !has(oldSelf.value().spec)`,message=`the fields of an AzurePodIdentityException stand under spec`,optionalOldSelf=true
 type AzurePodIdentityException struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

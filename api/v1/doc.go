@@ -8,6 +8,18 @@
 // fields, because a pruned, miscapitalised field could no longer be reported to
 // whoever wrote it.
 //
+// The rules of admission are, as far as CEL can state them, markers of the spec
+// types, so that an API server without the webhook refuses bad objects, too. They
+// stand at the spec and not at its fields: an update of any field is judged by all
+// of them. An update that leaves the spec as it is passes, for the stored object
+// may be older than the rules, and must still get labels and finalizers. Each rule
+// says so itself, by oldSelf == optional.of(self): the ratcheting of the API server
+// takes a spec for changed that has a field without schema, such as those of
+// spec.metadata. The copies in an AzureAssignedIdentity may be of an old object,
+// so "make generate" takes the rules out there. Limits of length are there for the
+// cost of the rules, which say themselves what is too long; they are larger than
+// what Azure allows.
+//
 // +kubebuilder:object:generate=true
 // +groupName=aadpodidentity.k8s.io
 package v1
