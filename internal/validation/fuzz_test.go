@@ -19,7 +19,7 @@ func FuzzJudge(f *testing.F) {
 	for _, c := range rawCases() {
 		f.Add(uint8(slices.Index(allKinds, c.kind)), []byte(c.object))
 	}
-	v := newValidator(f)
+	v, tab := newValidator(f), newTable(f)
 	f.Fuzz(func(t *testing.T, kindIndex uint8, object []byte) {
 		kind := allKinds[int(kindIndex)%len(allKinds)]
 		strict, err := v.Judge(kind, object, AllParts, RejectCase)
@@ -29,7 +29,6 @@ func FuzzJudge(f *testing.F) {
 			}
 			return
 		}
-		tab := newTable(t)
 		for _, finding := range strict.Findings {
 			tab.finding(t, kind, finding)
 		}

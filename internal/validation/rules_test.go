@@ -30,13 +30,15 @@ var withoutManifest = []string{RuleFieldRepeated, RuleBindingIdentityAbsent, Rul
 // table is the rules by ID, with what was seen of them.
 type table struct {
 	rules map[string]Rule
+	// forms are the expressions of texts.
+	forms map[string]*regexp.Regexp
 	// seen texts, by rule and text.
 	seen map[string]bool
 }
 
-func newTable(t *testing.T) *table {
+func newTable(t testing.TB) *table {
 	t.Helper()
-	tab := &table{rules: make(map[string]Rule), seen: make(map[string]bool)}
+	tab := &table{rules: make(map[string]Rule), forms: make(map[string]*regexp.Regexp), seen: make(map[string]bool)}
 	for _, r := range Rules() {
 		if _, twice := tab.rules[r.ID]; twice {
 			t.Errorf("rule %s is listed twice", r.ID)
@@ -45,6 +47,9 @@ func newTable(t *testing.T) *table {
 			t.Errorf("rule %q lacks something: %+v", r.ID, r)
 		}
 		tab.rules[r.ID] = r
+		for _, text := range r.Texts {
+			tab.forms[text] = form(text)
+		}
 	}
 	return tab
 }
@@ -69,7 +74,7 @@ func (tab *table) hasText(t *testing.T, id, kind, message string, warning bool) 
 	}
 	matched := false
 	for _, text := range r.Texts {
-		if form(text).MatchString(message) {
+		if tab.forms[text].MatchString(message) {
 			tab.seen[id+": "+text], matched = true, true
 		}
 	}
