@@ -56,7 +56,7 @@ func TestAdmission(t *testing.T) {
 	s := startAPIServer(t)
 	t.Run("valid manifests are accepted", s.testValid)
 	t.Run("invalid manifests are refused with every finding", s.testInvalid)
-	t.Run("pods are tagged at create", s.testPods)
+	t.Run("golden file of what kubectl prints", s.testGolden)
 	t.Run("a binding without its identity gets a warning", s.testWarnings)
 	t.Run("several objects in one file", s.testSeveralObjects)
 	t.Run("a capitalised spec", s.testTopLevelName)

@@ -39,18 +39,39 @@ type apiServer struct {
 // skipped where the binaries are not installed.
 func startAPIServer(t *testing.T) *apiServer {
 	t.Helper()
+	return startAPIServerWith(t, mutatingConfiguration(), func(*apiServer, *options, *rest.Config) {})
+}
+
+// startAPIServerWith is startAPIServer with another configuration, and with
+// options and client configuration of the webhook as change leaves them.
+func startAPIServerWith(t *testing.T, mutating *admissionregv1.MutatingWebhookConfiguration, change func(*apiServer, *options, *rest.Config)) *apiServer {
+	t.Helper()
+	env := &envtest.Environment{
+		CRDDirectoryPaths:     []string{"../charts/aad-pod-identity/crds"},
+		ErrorIfCRDPathMissing: true,
+		WebhookInstallOptions: ourWebhooks(mutating),
+	}
+	s := startEnvironment(t, env)
+	s.startWebhook(t, &env.WebhookInstallOptions, change)
+	return s
+}
+
+func ourWebhooks(mutating *admissionregv1.MutatingWebhookConfiguration) envtest.WebhookInstallOptions {
+	return envtest.WebhookInstallOptions{
+		MutatingWebhooks:   []*admissionregv1.MutatingWebhookConfiguration{mutating},
+		ValidatingWebhooks: []*admissionregv1.ValidatingWebhookConfiguration{validatingConfiguration()},
+	}
+}
+
+// startEnvironment starts etcd and the API server, and makes a user who may do
+// everything.
+func startEnvironment(t *testing.T, env *envtest.Environment) *apiServer {
+	t.Helper()
 	if os.Getenv(assetsVariable) == "" {
 		t.Skipf("needs the directory of etcd, kube-apiserver and kubectl in %s; 'make test' sets it", assetsVariable)
 	}
 	ctrl.SetLogger(klog.Background())
-	env := &envtest.Environment{
-		CRDDirectoryPaths:     []string{"../charts/aad-pod-identity/crds"},
-		ErrorIfCRDPathMissing: true,
-		WebhookInstallOptions: envtest.WebhookInstallOptions{
-			MutatingWebhooks:   []*admissionregv1.MutatingWebhookConfiguration{mutatingConfiguration()},
-			ValidatingWebhooks: []*admissionregv1.ValidatingWebhookConfiguration{validatingConfiguration()},
-		},
-	}
+	env.ControlPlaneStartTimeout = 2 * time.Minute
 	config, err := env.Start()
 	if err != nil {
 		t.Fatalf("starting the API server: %v", err)
@@ -72,12 +93,11 @@ func startAPIServer(t *testing.T) *apiServer {
 	if err := os.WriteFile(s.kubeconfig, kubeconfig, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.startWebhook(t, &env.WebhookInstallOptions)
 	return s
 }
 
 // startWebhook runs the webhook as the binary would and waits until it is ready.
-func (s *apiServer) startWebhook(t *testing.T, install *envtest.WebhookInstallOptions) {
+func (s *apiServer) startWebhook(t *testing.T, install *envtest.WebhookInstallOptions, change func(*apiServer, *options, *rest.Config)) {
 	t.Helper()
 	o := newOptions()
 	o.port = install.LocalServingPort
@@ -85,13 +105,15 @@ func (s *apiServer) startWebhook(t *testing.T, install *envtest.WebhookInstallOp
 	o.tlsMinVersion = "VersionTLS12"
 	o.micUsername = micUser
 	o.ProbePort, o.PrometheusPort = freePort(t), freePort(t)
+	config := rest.CopyConfig(s.config)
+	change(s, o, config)
 	if err := o.validate(); err != nil {
 		t.Fatal(err)
 	}
 	s.options = o
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, o, rest.CopyConfig(s.config)) }()
+	go func() { ended <- serve(ctx, o, config) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
@@ -148,7 +170,7 @@ func waitFor(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// The webhook configurations are those of the chart.
+// The webhook configurations are those of the chart, without the entries for pods.
 
 func ownKinds() []admissionregv1.RuleWithOperations {
 	return []admissionregv1.RuleWithOperations{{
@@ -174,46 +196,18 @@ func clientTo(path string) admissionregv1.WebhookClientConfig {
 }
 
 func mutatingConfiguration() *admissionregv1.MutatingWebhookConfiguration {
-	pods := func(name, path string, labels ...metav1.LabelSelectorRequirement) admissionregv1.MutatingWebhook {
-		return admissionregv1.MutatingWebhook{
-			Name:         name,
-			ClientConfig: clientTo(path),
-			Rules: []admissionregv1.RuleWithOperations{{
-				Operations: []admissionregv1.OperationType{admissionregv1.Create},
-				Rule:       admissionregv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
-			}},
-			ObjectSelector: &metav1.LabelSelector{MatchExpressions: labels},
-			NamespaceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
-				{Key: "kubernetes.io/metadata.name", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"kube-system"}},
-			}},
-			FailurePolicy:           ptr.To(admissionregv1.Ignore),
-			ReinvocationPolicy:      ptr.To(admissionregv1.IfNeededReinvocationPolicy),
+	return &admissionregv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "aad-pod-identity"},
+		Webhooks: []admissionregv1.MutatingWebhook{{
+			Name:                    "mutate.aadpodidentity.k8s.io",
+			ClientConfig:            clientTo(pathMutate),
+			Rules:                   ownKinds(),
+			MatchConditions:         exceptMIC(),
+			FailurePolicy:           ptr.To(admissionregv1.Fail),
 			SideEffects:             ptr.To(admissionregv1.SideEffectClassNone),
 			TimeoutSeconds:          ptr.To[int32](3),
 			AdmissionReviewVersions: []string{"v1"},
-		}
-	}
-	has := func(key string) metav1.LabelSelectorRequirement {
-		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpExists}
-	}
-	unbound := metav1.LabelSelectorRequirement{Key: v1.BindingLabelKey, Operator: metav1.LabelSelectorOpDoesNotExist}
-	return &admissionregv1.MutatingWebhookConfiguration{
-		ObjectMeta: metav1.ObjectMeta{Name: "aad-pod-identity"},
-		Webhooks: []admissionregv1.MutatingWebhook{
-			{
-				Name:                    "mutate.aadpodidentity.k8s.io",
-				ClientConfig:            clientTo(pathMutate),
-				Rules:                   ownKinds(),
-				MatchConditions:         exceptMIC(),
-				FailurePolicy:           ptr.To(admissionregv1.Fail),
-				SideEffects:             ptr.To(admissionregv1.SideEffectClassNone),
-				TimeoutSeconds:          ptr.To[int32](3),
-				AdmissionReviewVersions: []string{"v1"},
-			},
-			pods("pods.aadpodidentity.k8s.io", pathPods, has(v1.BindingLabelKey)),
-			pods("strip-binding.aadpodidentity.k8s.io", pathStripPods, unbound, has(v1.PodBindingLabelKey)),
-			pods("strip-identity.aadpodidentity.k8s.io", pathStripPods, unbound, has(v1.PodIdentityLabelKey)),
-		},
+		}},
 	}
 }
 
