@@ -107,13 +107,13 @@ func TestAnswersAreRememberedForAWhile(t *testing.T) {
 		}
 		ask(true, nil, 1)
 		allowed = false
-		time.Sleep(9 * time.Second)
+		<-time.After(9 * time.Second)
 		ask(true, nil, 1)
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		ask(false, nil, 2) // the right was taken away
 		allowed = true
 		ask(false, nil, 2)
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		failure = errors.New("down")
 		ask(false, failure, 3)
 		ask(false, failure, 4) // not remembered
