@@ -11,6 +11,7 @@ func TestWithoutWebhook(t *testing.T) {
 	s.applyCRDs(t, ourCRDs(t))
 	s.installPolicies(t)
 	t.Run("what is stored and bad can still be worked with", func(t *testing.T) { s.testRatchet(t, stored) })
+	t.Run("MIC upgrades names", s.testUpgrade)
 	t.Run("MIC writes copies of bad objects", s.testCopies)
 	t.Run("kubectl apply is refused with the right words", s.testKubectl)
 	t.Run("the API server and the webhook agree", s.testDifferential)

@@ -204,6 +204,22 @@ func anew(o *unstructured.Unstructured) *unstructured.Unstructured {
 	return fresh.DeepCopy()
 }
 
+// testUpgrade holds that MIC can put the capitalisation of names right, whatever else
+// is wrong with the names of such an object.
+func (s *server) testUpgrade(t *testing.T) {
+	o := mutated(identity(), func(spec map[string]any) { spec["colour"] = "blue" })
+	o.SetName("upgraded")
+	if err := s.admin.Create(t.Context(), o.DeepCopy()); !apierrors.IsInvalid(err) {
+		t.Errorf("a user: error %v, want it invalid", err)
+	}
+	if err := s.mic.Create(t.Context(), o); err != nil {
+		t.Fatalf("MIC: %v", err)
+	}
+	if err := s.mic.Delete(t.Context(), o); err != nil {
+		t.Error(err)
+	}
+}
+
 // testCopies holds that MIC can write an AzureAssignedIdentity for objects that
 // were stored before there were rules, which the copies in it are not to inherit.
 func (s *server) testCopies(t *testing.T) {

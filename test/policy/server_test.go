@@ -23,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
@@ -62,6 +64,7 @@ func startServer(t *testing.T) *server {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs a real API server: set KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd and kubectl")
 	}
+	ctrl.SetLogger(klog.Background())
 	env := &envtest.Environment{}
 	config, err := env.Start()
 	if err != nil {

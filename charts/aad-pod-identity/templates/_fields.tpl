@@ -73,9 +73,9 @@ CEL has no recursion, so the depth is unrolled here.
 {{- end }}
 {{- end -}}
 
-{{/* Path, type and value of an object and of those below it, as elements of a list in CEL. */}}
+{{/* Path, fields and value of an object and of those below it, as elements of a list in CEL. */}}
 {{- define "aad-pod-identity.fieldObjects" -}}
-[dyn('{{ .path }}'), dyn('{{ .type }}'), variables.{{ .var }}],
+[dyn('{{ .path }}'), dyn(variables.fields['{{ .type }}']), variables.{{ .var }}],
 {{- range $name, $nullable := get .fields .type }}
 {{- $type := trimSuffix "?" $nullable }}
 {{- if hasKey $.fields $type }}
@@ -85,34 +85,36 @@ CEL has no recursion, so the depth is unrolled here.
 {{- end -}}
 
 {{/*
-What is wrong with the names and types of one object, as a list of strings in CEL:
-(dict "path" … "type" … "value" …), each an expression.
+What is wrong with the names and types of one object, as a string in CEL:
+(dict "path" … "fields" … "value" …), each an expression. Within it, t holds the types
+of the fields by name, and w the type of the field k. A list of one element with map
+or exists is CEL's way to name a value.
 */}}
 {{- define "aad-pod-identity.fieldProblems" -}}
-{{- $known := printf "variables.fields[%s]" .type -}}
 {{- $field := printf "%s[k]" .value -}}
-{{- $want := printf "%s[k].replace('?', '')" $known -}}
-({{ .value }}.filter(k, !(k in {{ $known }})).map(k,
-  {{ .path }} + '.' + (k.matches('^[-_A-Za-z0-9]{1,100}$') ? k : strings.quote(k.size() > 100 ? k.substring(0, 100) : k)) + ': ' +
-  ({{ $known }}.exists(n, n.lowerAscii() == k.lowerAscii())
-    ? 'miscapitalised, use "' + {{ $known }}.filter(n, n.lowerAscii() == k.lowerAscii())[0] + '"'
-    : 'unknown field')) +
-{{ .value }}.filter(k, k in {{ $known }} && !(
-  {{ $field }} == null && {{ $known }}[k].endsWith('?') || {{ $want }} == 'any' ||
-  {{ $want }} == 'string' && type({{ $field }}) == string ||
-  {{ $want }} == 'integer' && (type({{ $field }}) == int || type({{ $field }}) == double && {{ $field }} > -9e18 && {{ $field }} < 9e18 && double(int({{ $field }})) == {{ $field }}) ||
-  {{ $want }} == 'int32' && (type({{ $field }}) == int || type({{ $field }}) == double && double(int({{ $field }})) == {{ $field }}) && {{ $field }} >= -2147483648 && {{ $field }} <= 2147483647 ||
-  {{ $want }} == 'boolean' && type({{ $field }}) == bool ||
-  {{ $want }} == 'time' && type({{ $field }}) == string && {{ $field }}.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{1,2}:[0-9]{2}:[0-9]{2}([.,][0-9]+)?(Z|[-+][0-9]{2}:[0-9]{2})$') && timestamp({{ $field }}) == timestamp({{ $field }}) ||
-  {{ $want }} == 'map of strings' && type({{ $field }}) == map && {{ $field }}.all(x, type({{ $field }}[x]) == string) ||
-  {{ $want }} == 'list of strings' && type({{ $field }}) == list && {{ $field }}.all(x, type(x) == string) ||
-  {{ $want }} != 'list of strings' && {{ $want }}.startsWith('list of ') && type({{ $field }}) == list && {{ $field }}.all(x, type(x) == map) ||
-  {{ $want }} in variables.fields && type({{ $field }}) == map
-)).map(k, {{ .path }} + '.' + k + ': must be ' +
-  ({{ $want }} in variables.fields ? 'an object'
-    : {{ $want }} == 'time' ? 'a time in RFC 3339 format, such as 2006-01-02T15:04:05Z'
-    : {{ $want }} == 'integer' ? 'a whole number'
-    : {{ $want }} == 'int32' ? 'a whole number of 32 bits'
-    : {{ $want }}.startsWith('list of ') && {{ $want }} != 'list of strings' ? 'a list of objects'
-    : 'a ' + {{ $want }})))
+[{{ .fields }}].map(t,
+  {{ .value }}.filter(k, !(k in t)).map(k,
+    {{ .path }} + '.' + (k.matches('^[-_A-Za-z0-9]{1,100}$') ? k : strings.quote(k.size() > 100 ? k.substring(0, 100) : k)) + ': ' +
+    (t.exists(n, n.lowerAscii() == k.lowerAscii())
+      ? 'miscapitalised, use "' + t.filter(n, n.lowerAscii() == k.lowerAscii())[0] + '"'
+      : 'unknown field')) +
+  {{ .value }}.filter(k, k in t && ![t[k].replace('?', '')].exists(w,
+    w == 'any' ||
+    {{ $field }} == null && t[k].endsWith('?') ||
+    w == 'string' && type({{ $field }}) == string ||
+    w == 'boolean' && type({{ $field }}) == bool ||
+    w == 'integer' && (type({{ $field }}) == int || type({{ $field }}) == double && double(int({{ $field }})) == {{ $field }}) ||
+    w == 'int32' && (type({{ $field }}) == int || type({{ $field }}) == double && double(int({{ $field }})) == {{ $field }}) && {{ $field }} >= -2147483648 && {{ $field }} <= 2147483647 ||
+    w == 'time' && type({{ $field }}) == string &&
+      {{ $field }}.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{1,2}:[0-9]{2}:[0-9]{2}([.,][0-9]+)?(Z|[-+][0-9]{2}:[0-9]{2})$') && timestamp({{ $field }}) == timestamp({{ $field }}) ||
+    w == 'map of strings' && type({{ $field }}) == map && {{ $field }}.all(x, type({{ $field }}[x]) == string) ||
+    w == 'list of strings' && type({{ $field }}) == list && {{ $field }}.all(x, type(x) == string) ||
+    w.startsWith('list of ') && w != 'list of strings' && type({{ $field }}) == list && {{ $field }}.all(x, type(x) == map) ||
+    w in variables.fields && type({{ $field }}) == map
+  )).map(k, [t[k].replace('?', '')].map(w, {{ .path }} + '.' + k + ': must be ' + (
+    w in variables.fields ? 'an object'
+    : w == 'time' ? 'a time in RFC 3339 format, such as 2006-01-02T15:04:05Z'
+    : w == 'integer' || w == 'int32' ? 'a whole number'
+    : w.startsWith('list of ') && w != 'list of strings' ? 'a list of objects'
+    : 'a ' + w))[0]))[0].join('; ')
 {{- end -}}
