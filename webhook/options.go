@@ -4,12 +4,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
+	"github.com/aad-pod-identity/aad-pod-identity/webhook/lookup"
+	"github.com/aad-pod-identity/aad-pod-identity/webhook/mutate"
 )
 
 // options of the server.
@@ -26,6 +30,16 @@ type options struct {
 	forceNamespaced bool
 	// micUsername may rewrite stored objects whose field names are misspelt.
 	micUsername string
+	// resourceIDCase is a validation.IDCase.
+	resourceIDCase string
+	// requireUse warns about pods whose service account may not use an identity of
+	// another namespace.
+	requireUse bool
+	// injectSelector gives pods the binding label of their ServiceAccount or
+	// Namespace.
+	injectSelector bool
+	// readinessGate is a mutate.GateMode.
+	readinessGate string
 	// shutdownDelay is how long the server goes on after it was told to stop.
 	shutdownDelay time.Duration
 }
@@ -36,7 +50,7 @@ var tlsVersions = map[string]uint16{
 }
 
 func newOptions() *options {
-	return &options{CommonFlags: run.CommonFlags{ProbePort: "8080", PrometheusPort: "8889"}, certificateOptions: certificateOptions{certMode: certModeFiles}}
+	return &options{CommonFlags: run.CommonFlags{ProbePort: "8080", PrometheusPort: "8889"}, certificateOptions: certificateOptions{certMode: certModeFiles}, readinessGate: string(mutate.GateOff), resourceIDCase: string(validation.RejectCase)}
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet) {
@@ -47,6 +61,10 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "path of a kubeconfig; empty: the service account of the pod")
 	fs.BoolVar(&o.forceNamespaced, "forceNamespaced", false, "confine every AzureIdentity to pods of its own namespace")
 	fs.StringVar(&o.micUsername, "mic-username", "", "user name of MIC, which may correct the spelling of field names in stored objects, such as system:serviceaccount:default:aad-pod-id-mic-service-account")
+	fs.StringVar(&o.resourceIDCase, "resource-id-case", o.resourceIDCase, "what becomes of a resource ID that is miscapitalised and nothing else: reject, warn (admitted with a warning that holds the right ID) or canonicalize (the right ID is stored)")
+	fs.BoolVar(&o.requireUse, "require-use", false, "warn at the creation of a pod when its service account lacks the verb \"use\" on an AzureIdentity of another namespace; MIC must run with --require-use")
+	fs.BoolVar(&o.injectSelector, "inject-selector", false, "give pods without the label aadpodidbinding the one that the annotation aadpodidentity.k8s.io/selector of their ServiceAccount or Namespace names")
+	fs.StringVar(&o.readinessGate, "readiness-gate", o.readinessGate, "which labelled pods get the readiness gate aadpodidentity.k8s.io/identity-assigned: off, opt-in (annotation of the pod or label of its namespace) or all; MIC must run with --readiness-gate")
 	fs.DurationVar(&o.shutdownDelay, "shutdown-delay", 5*time.Second, "how long to go on serving after SIGTERM, until no Service sends calls here any more")
 }
 
@@ -59,6 +77,12 @@ func (o *options) validate() error {
 	if _, ok := tlsVersions[o.tlsMinVersion]; !ok {
 		errs = append(errs, fmt.Errorf("--tls-min-version=%q: must be VersionTLS12 or VersionTLS13", o.tlsMinVersion))
 	}
+	if _, err := mutate.ParseGateMode(o.readinessGate); err != nil {
+		errs = append(errs, fmt.Errorf("--readiness-gate=%q: %w", o.readinessGate, err))
+	}
+	if !slices.Contains(validation.IDCases(), validation.IDCase(o.resourceIDCase)) {
+		errs = append(errs, fmt.Errorf("--resource-id-case=%q: must be reject, warn or canonicalize", o.resourceIDCase))
+	}
 	if o.shutdownDelay < 0 {
 		errs = append(errs, fmt.Errorf("--shutdown-delay=%s: must not be negative", o.shutdownDelay))
 	}
@@ -66,4 +90,13 @@ func (o *options) validate() error {
 		return run.Usagef("%w", errors.Join(errs...))
 	}
 	return nil
+}
+
+// lookup is what the options need to know of the cluster: ServiceAccounts and
+// Namespaces are watched only where something depends on them.
+func (o *options) lookup() lookup.Options {
+	return lookup.Options{
+		ServiceAccounts: o.injectSelector,
+		Namespaces:      o.injectSelector || o.readinessGate == string(mutate.GateOptIn),
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
+	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -19,6 +20,7 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/access"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
@@ -30,10 +32,11 @@ import (
 
 // Paths of the webhook configurations.
 const (
-	pathMutate    = "/mutate-aadpodidentity"
-	pathValidate  = "/validate-aadpodidentity"
-	pathPods      = "/mutate-pods"
-	pathStripPods = "/strip-pods"
+	pathMutate     = "/mutate-aadpodidentity"
+	pathValidate   = "/validate-aadpodidentity"
+	pathPods       = "/mutate-pods"
+	pathInjectPods = "/inject-pods"
+	pathStripPods  = "/strip-pods"
 )
 
 // serveCommand parses the flags and serves until ctx ends.
@@ -84,12 +87,16 @@ func serve(ctx context.Context, o *options, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
-	known, err := lookup.New(background, config)
+	known, err := lookup.New(background, config, o.lookup())
 	if err != nil {
 		return err
 	}
 	server := newServer(ctx, o, cert)
-	register(server, o, rules, known)
+	mayUse, err := reviewer(o, config)
+	if err != nil {
+		return err
+	}
+	register(server, o, rules, known, mayUse)
 	health := newHealth(ctx, cert, known, server)
 
 	group, groupCtx := errgroup.WithContext(background)
@@ -139,15 +146,37 @@ func newServer(ctx context.Context, o *options, cert *certificate) ctrlwebhook.S
 }
 
 // register is the list of all calls that are answered.
-func register(server ctrlwebhook.Server, o *options, rules *validation.Validator, known *lookup.Lookup) {
-	// The API server makes both calls for one request: the warnings of the second
-	// are enough.
-	server.Register(pathMutate, endpoint(&validate.Handler{Rules: rules, MICUsername: o.micUsername}))
-	server.Register(pathValidate, endpoint(&validate.Handler{Rules: rules, MICUsername: o.micUsername, Warner: &validate.Warner{Reader: known}}))
+func register(server ctrlwebhook.Server, o *options, rules *validation.Validator, known *lookup.Lookup, mayUse access.MayUse) {
+	own := validate.Handler{Rules: rules, MICUsername: o.micUsername, ResourceIDCase: validation.IDCase(o.resourceIDCase)}
+	mutating, validating := own, own
+	mutating.Mutating = true
+	validating.Warner = &validate.Warner{Reader: known}
+	server.Register(pathMutate, endpoint(&mutating))
+	server.Register(pathValidate, endpoint(&validating))
 	// A panic about a pod must end the call, not refuse the pod: then the API
 	// server goes by failurePolicy, which is Ignore for pods.
-	server.Register(pathPods, endpoint(&mutate.Tagger{Reader: known, ForceNamespaced: o.forceNamespaced}).WithRecoverPanic(false))
+	tagger := &mutate.Tagger{Reader: known, Metadata: known, ForceNamespaced: o.forceNamespaced, MayUse: mayUse, Gate: mutate.GateMode(o.readinessGate)}
+	server.Register(pathPods, endpoint(tagger).WithRecoverPanic(false))
+	if o.injectSelector {
+		server.Register(pathInjectPods, endpoint(&mutate.Injector{Tagger: tagger}).WithRecoverPanic(false))
+	}
 	server.Register(pathStripPods, endpoint(mutate.Stripper{}).WithRecoverPanic(false))
+}
+
+// answerLife is how long it is remembered whether a service account may use an
+// identity.
+const answerLife = 10 * time.Second
+
+// reviewer asks the API server about rights; nil if nobody wants to know.
+func reviewer(o *options, config *rest.Config) (access.MayUse, error) {
+	if !o.requireUse {
+		return nil, nil
+	}
+	client, err := authorizationclient.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("client for access reviews: %w", err)
+	}
+	return access.New(client.SubjectAccessReviews(), answerLife).MayUse, nil
 }
 
 func endpoint(h admission.Handler) *admission.Webhook {

@@ -28,53 +28,6 @@ func bindingManifest(name, identity, selector string) string {
 	return header + "kind: AzureIdentityBinding\nmetadata: {name: " + name + "}\nspec: {azureIdentity: " + identity + ", selector: " + selector + "}\n"
 }
 
-func podManifest(name, labels, annotations string) string {
-	return "apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + ", labels: {" + labels + "}, annotations: {" + annotations + "}}\nspec: {containers: [{name: c, image: none}]}\n"
-}
-
-// tags reads the three tags of a pod, separated by a bar.
-func (s *apiServer) tags(t *testing.T, namespace, name string) string {
-	t.Helper()
-	return s.must(t, "", "get", "pod", name, "-n", namespace, "-o",
-		`jsonpath={.metadata.labels.aadpodidentity\.k8s\.io/binding}|{.metadata.labels.aadpodidentity\.k8s\.io/identity}|{.metadata.annotations.aadpodidentity\.k8s\.io/bindings}`)
-}
-
-func (s *apiServer) testPods(t *testing.T) {
-	s.must(t, identityManifest("pods"), "apply", "-f", "-")
-	if r := s.run(t, bindingManifest("pods", "pods", "pods"), "apply", "-f", "-"); r.failed || r.stderr != "" {
-		t.Errorf("a binding right after its identity: %+v", r)
-	}
-	waitFor(t, "the webhook to know the binding", func() bool {
-		out := s.must(t, podManifest("trial", "aadpodidbinding: pods", ""), "apply", "--dry-run=server", "-f", "-", "-o", "yaml")
-		return strings.Contains(out, "aadpodidentity.k8s.io/bindings: default/pods")
-	})
-	tests := map[string]struct {
-		namespace, labels, annotations string
-		wantTags, wantWarning          string
-	}{
-		"tagged":      {labels: "aadpodidbinding: pods", wantTags: "pods|pods|default/pods"},
-		"overwritten": {labels: "aadpodidbinding: pods, aadpodidentity.k8s.io/identity: admin", annotations: "aadpodidentity.k8s.io/bindings: a/b", wantTags: "pods|pods|default/pods"},
-		"stripped":    {labels: "aadpodidentity.k8s.io/identity: admin", annotations: "aadpodidentity.k8s.io/bindings: a/b", wantTags: "||"},
-		"stripped-2":  {labels: "aadpodidentity.k8s.io/binding: b, aadpodidentity.k8s.io/identity: admin", wantTags: "||"},
-		"unbound":     {labels: "aadpodidbinding: nobody", wantTags: "||", wantWarning: "Warning: no AzureIdentityBinding has selector \"nobody\" (yet): the pod gets no identity\n"},
-		"system":      {namespace: "kube-system", labels: "aadpodidbinding: pods, aadpodidentity.k8s.io/identity: own", wantTags: "|own|"},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			if tt.namespace == "" {
-				tt.namespace = "default"
-			}
-			r := s.run(t, podManifest(name, tt.labels, tt.annotations), "create", "-n", tt.namespace, "-f", "-")
-			if r.failed || r.stderr != tt.wantWarning {
-				t.Errorf("kubectl says %q, want %q", r.stderr, tt.wantWarning)
-			}
-			if got := s.tags(t, tt.namespace, name); got != tt.wantTags {
-				t.Errorf("tags %s, want %s", got, tt.wantTags)
-			}
-		})
-	}
-}
-
 func (s *apiServer) testWarnings(t *testing.T) {
 	r := s.run(t, bindingManifest("orphan", "nobody", "orphan"), "apply", "-f", "-")
 	if want := "Warning: AzureIdentity default/nobody does not exist (yet)\n"; r.failed || r.stderr != want {

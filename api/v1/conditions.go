@@ -20,7 +20,8 @@ const ConditionResolved = "Resolved"
 // gate of this type. MIC writes it.
 //
 // True: Assigned. False: Pending, AssignmentFailed, Throttled, TargetNotFound,
-// TargetDeleting, IdentityInvalid, IdentityNotFound, NoIdentityMatched.
+// TargetDeleting, IdentityInvalid, IdentityNotFound, UseUnknown,
+// NoIdentityMatched.
 const PodConditionIdentityAssigned = "aadpodidentity.k8s.io/identity-assigned"
 
 // Reasons of the conditions above.

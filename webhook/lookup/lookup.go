@@ -1,5 +1,6 @@
-// Package lookup is what the webhook knows of the cluster: the bindings and
-// identities, from informer caches.
+// Package lookup is what the webhook knows of the cluster, from informer caches:
+// the bindings and identities and, where a feature needs them, the metadata of
+// ServiceAccounts and Namespaces.
 package lookup
 
 import (
@@ -18,6 +19,13 @@ import (
 // selectorIndex finds bindings by the label value they select.
 const selectorIndex = "spec.selector"
 
+// Options say what to watch besides bindings and identities. Each costs memory
+// and a right in the cluster.
+type Options struct {
+	ServiceAccounts bool
+	Namespaces      bool
+}
+
 // Lookup reads bindings and identities. The objects it returns belong to the
 // cache and must not be changed.
 type Lookup struct {
@@ -29,7 +37,7 @@ type Lookup struct {
 }
 
 // New prepares the caches; they fill while Run runs.
-func New(ctx context.Context, config *rest.Config) (*Lookup, error) {
+func New(ctx context.Context, config *rest.Config, o Options) (*Lookup, error) {
 	scheme := runtime.NewScheme()
 	if err := v1.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("registering the API types: %w", err)
@@ -39,6 +47,9 @@ func New(ctx context.Context, config *rest.Config) (*Lookup, error) {
 		Scheme:                       scheme,
 		DefaultTransform:             cache.TransformStripManagedFields(),
 		DefaultUnsafeDisableDeepCopy: &share,
+		ByObject:                     o.metadataOnly(),
+		// Nothing is watched but what is listed here, for which there are rights.
+		ReaderFailOnMissingInformer: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("preparing the caches: %w", err)
@@ -47,7 +58,7 @@ func New(ctx context.Context, config *rest.Config) (*Lookup, error) {
 		return nil, fmt.Errorf("indexing AzureIdentityBindings: %w", err)
 	}
 	var synced []func() bool
-	for _, kind := range []client.Object{&v1.AzureIdentityBinding{}, &v1.AzureIdentity{}} {
+	for _, kind := range append(o.kinds(), &v1.AzureIdentityBinding{}, &v1.AzureIdentity{}) {
 		informer, err := c.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
 		if err != nil {
 			return nil, fmt.Errorf("watching %T: %w", kind, err)

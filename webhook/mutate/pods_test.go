@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
@@ -70,8 +71,8 @@ func create(pod string) admission.Request {
 	}}
 }
 
-// apply returns the pod's metadata after the patch of a response.
-func apply(t *testing.T, pod string, resp admission.Response) map[string]any {
+// patched returns a pod after the patch of a response.
+func patched(t *testing.T, pod string, resp admission.Response) string {
 	t.Helper()
 	if !resp.Allowed {
 		t.Fatalf("refused: %+v", resp.Result)
@@ -85,12 +86,19 @@ func apply(t *testing.T, pod string, resp admission.Response) map[string]any {
 		if err != nil {
 			t.Fatal(err)
 		}
-		patched, err := patch.Apply([]byte(pod))
+		result, err := patch.Apply([]byte(pod))
 		if err != nil {
 			t.Fatalf("patch %s: %v", raw, err)
 		}
-		pod = string(patched)
+		pod = string(result)
 	}
+	return pod
+}
+
+// apply returns the pod's metadata after the patch of a response.
+func apply(t *testing.T, pod string, resp admission.Response) map[string]any {
+	t.Helper()
+	pod = patched(t, pod, resp)
 	var object struct {
 		Metadata map[string]any `json:"metadata"`
 	}
@@ -128,6 +136,17 @@ func TestTagger(t *testing.T) {
 		},
 		identities: []*v1.AzureIdentity{managedIdentity("a", "one"), managedIdentity("b", "two")},
 	}
+	crowded := strings.Repeat("x", apivalidation.TotalAnnotationSizeLimitB-40)
+	var crowd cluster
+	for i := range 2000 {
+		crowd.bindings = append(crowd.bindings, bindingTo("a", fmt.Sprintf("b-%05d", i), fmt.Sprintf("one-%05d", i), "web"))
+		crowd.identities = append(crowd.identities, managedIdentity("a", fmt.Sprintf("one-%05d", i)))
+	}
+	crowdList := ""
+	for i := range 817 { // as many as 8 KiB hold
+		crowdList += fmt.Sprintf("a/b-%05d,", i)
+	}
+	crowdList += "and 1183 more"
 	tests := map[string]struct {
 		cluster      *cluster // world if nil
 		force        bool
@@ -179,6 +198,28 @@ func TestTagger(t *testing.T) {
 		},
 		"tagged already, as at a reinvocation": {
 			metadata: `{"name":"p","labels":{"aadpodidbinding":"web",` + tagBinding + `:"first",` + tagIdentity + `:"one"},"annotations":{` + tagBindings + `:"a/first,b/second"}}`,
+		},
+		"annotations that leave no room for another": {
+			metadata: `{"name":"p","labels":{"aadpodidbinding":"web"},"annotations":{"big":"` + crowded + `"}}`,
+			want:     `{"name":"p","labels":{"aadpodidbinding":"web",` + tagBinding + `:"first",` + tagIdentity + `:"one"},"annotations":{"big":"` + crowded + `"}}`,
+		},
+		"as many more bindings than can be listed": {
+			cluster:  &crowd,
+			metadata: `{"name":"p","labels":{"aadpodidbinding":"web"}}`,
+			want: `{"name":"p","labels":{"aadpodidbinding":"web",` + tagBinding + `:"b-00000",` + tagIdentity + `:"one-00000"},` +
+				`"annotations":{` + tagBindings + `:"` + crowdList + `"}}`,
+		},
+		"as many more bindings without an identity": {
+			cluster:  &cluster{bindings: crowd.bindings},
+			metadata: `{"name":"p","labels":{"aadpodidbinding":"web"}}`,
+			wantWarnings: []string{
+				"AzureIdentity a/one-00000 of AzureIdentityBinding a/b-00000 does not exist", "AzureIdentity a/one-00001 of AzureIdentityBinding a/b-00001 does not exist",
+				"AzureIdentity a/one-00002 of AzureIdentityBinding a/b-00002 does not exist", "AzureIdentity a/one-00003 of AzureIdentityBinding a/b-00003 does not exist",
+				"AzureIdentity a/one-00004 of AzureIdentityBinding a/b-00004 does not exist", "AzureIdentity a/one-00005 of AzureIdentityBinding a/b-00005 does not exist",
+				"AzureIdentity a/one-00006 of AzureIdentityBinding a/b-00006 does not exist", "AzureIdentity a/one-00007 of AzureIdentityBinding a/b-00007 does not exist",
+				"AzureIdentity a/one-00008 of AzureIdentityBinding a/b-00008 does not exist", "AzureIdentity a/one-00009 of AzureIdentityBinding a/b-00009 does not exist",
+				`1990 more AzureIdentityBindings with selector "web" give the pod nothing`,
+			},
 		},
 		"a mirror pod": {
 			metadata: `{"name":"p","labels":{"aadpodidbinding":"web"},"annotations":{"kubernetes.io/config.mirror":"x"}}`,
@@ -249,7 +290,7 @@ func TestRequestsThatAreNotThePodsCreation(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			for _, h := range []admission.Handler{&Tagger{Reader: cluster{}}, Stripper{}} {
+			for _, h := range []admission.Handler{&Tagger{Reader: cluster{}}, Stripper{}, &Injector{Tagger: &Tagger{Reader: cluster{}}}} {
 				req := create(pod)
 				tt.change(&req)
 				resp := h.Handle(t.Context(), req)
