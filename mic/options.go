@@ -32,6 +32,8 @@ type options struct {
 	cloudConfig     string
 	cloudCAFile     string // new
 	forceNamespaced bool
+	readinessGate   bool // new
+	requireUse      bool // new
 	// namespace of MIC, from the environment.
 	namespace string
 
@@ -67,6 +69,8 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.cloudConfig, "cloudconfig", "", "path of azure.json, reread when it changes; empty: environment variables")
 	fs.StringVar(&o.cloudCAFile, "cloud-ca-file", "", "PEM file with CAs to trust, besides the system's, for Azure Resource Manager and Azure AD")
 	fs.BoolVar(&o.forceNamespaced, "forceNamespaced", strings.EqualFold(o.getenv(envForceNamespaced), "true"), "confine every AzureIdentity to pods of its own namespace")
+	fs.BoolVar(&o.readinessGate, "readiness-gate", false, "set the condition aadpodidentity.k8s.io/identity-assigned of pods that have it as a readiness gate")
+	fs.BoolVar(&o.requireUse, "require-use", false, "give a pod an AzureIdentity of another namespace only if its service account has the verb \"use\" on it; looked at again within --identity-assignment-reconcile-interval")
 	fs.DurationVar(&o.syncRetryDuration, "syncRetryDuration", time.Hour, "longest wait before an identity that Azure refused is tried again; never more than 5m0s")
 	fs.DurationVar(&o.reconcileInterval, "identity-assignment-reconcile-interval", 3*time.Minute, "how often VMs and scale sets are compared with what is wanted although nothing changed")
 	fs.IntVar(&o.maxRetry, "update-user-msi-max-retry", 2, "how often an identity that Azure refused is tried again quickly")

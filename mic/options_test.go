@@ -35,6 +35,7 @@ func TestDefaults(t *testing.T) {
 		"http-probe-port":                        o.ProbePort == "8080",
 		"prometheus-port":                        o.PrometheusPort == "8888",
 		"forceNamespaced":                        !o.forceNamespaced,
+		"readiness-gate":                         !o.readinessGate,
 		"syncRetryDuration":                      o.syncRetryDuration == time.Hour,
 		"leader-election-instance":               o.leaderInstance != "",
 		"leader-election-namespace":              o.leaderNamespace == "default",

@@ -269,7 +269,7 @@ func TestTwoReplicas(t *testing.T) {
 		check(t, os.WriteFile(path(name), content, 0o600))
 	}
 	environment := []string{"MIC_POD_NAMESPACE=default", "AZURE_ENVIRONMENT_FILEPATH=" + path("environment.json")}
-	args := []string{"--kubeconfig=" + path("kubeconfig"), "--cloudconfig=" + path("azure.json"), "--cloud-ca-file=" + path("ca.pem"), "--leader-election-duration=4s", "-v=1"}
+	args := []string{"--kubeconfig=" + path("kubeconfig"), "--cloudconfig=" + path("azure.json"), "--cloud-ca-file=" + path("ca.pem"), "--leader-election-duration=4s", "--require-use", "-v=1"}
 
 	first := start(t, "first", environment, args)
 	first.says("/healthz", http.StatusOK, "Active")
@@ -304,6 +304,12 @@ func TestTwoReplicas(t *testing.T) {
 		},
 		&v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "demo", Selector: "demo"}},
 		pod,
+		// This one's service account may not use an identity of another namespace.
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other"}},
+		&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "stranger", Labels: map[string]string{v1.BindingLabelKey: "demo"}},
+			Spec:       corev1.PodSpec{NodeName: "node0", Containers: []corev1.Container{{Name: "c", Image: "none"}}},
+		},
 	} {
 		check(t, cluster.Create(t.Context(), o))
 	}
@@ -330,6 +336,17 @@ func TestTwoReplicas(t *testing.T) {
 			}
 		}
 		return ""
+	})
+
+	eventually(t, "event on the stranger", func() string {
+		list, err := clientset.CoreV1().Events("other").List(t.Context(), metav1.ListOptions{})
+		check(t, err)
+		for _, e := range list.Items {
+			if strings.Contains(e.Message, "service account other/default of pod other/stranger may not use AzureIdentity default/demo") {
+				return ""
+			}
+		}
+		return fmt.Sprintf("is not among %d", len(list.Items))
 	})
 
 	// The leader dies without a word; the other one takes over and catches up.

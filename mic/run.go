@@ -18,6 +18,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/access"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
@@ -29,6 +30,10 @@ import (
 
 // configPoll is how often azure.json is looked at.
 const configPoll = 15 * time.Second
+
+// longestAnswer is how long it is remembered whether a service account may use an
+// identity.
+const longestAnswer = 10 * time.Second
 
 // serve runs MIC until ctx ends or it loses the lead.
 func serve(ctx context.Context, o *options) error {
@@ -65,10 +70,15 @@ func serve(ctx context.Context, o *options) error {
 	engine := compute.NewEngine(compute.LedgerStore{Client: live, Namespace: o.namespace}, azure.client(), compute.Options{
 		VerifyInterval: o.reconcileInterval, Backoff: o.backoff(), Immutable: azure.immutable,
 	})
-	controllers, err := controller.New(ctx, config, live, engine, controller.Options{
-		Namespace: o.namespace, ForceNamespaced: o.forceNamespaced, Parallel: o.createDeleteBatch,
+	settings := controller.Options{
+		Namespace: o.namespace, ForceNamespaced: o.forceNamespaced, ReadinessGate: o.readinessGate, Parallel: o.createDeleteBatch,
 		LeaseDuration: o.leaderDuration, Lock: lock, Recorder: recorder, Metrics: metrics,
-	})
+	}
+	if o.requireUse {
+		settings.MayUse = access.New(clientset.AuthorizationV1().SubjectAccessReviews(), min(longestAnswer, o.reconcileInterval/8)).MayUse
+		settings.ReviewInterval = o.reconcileInterval
+	}
+	controllers, err := controller.New(ctx, config, live, engine, settings)
 	if err != nil {
 		return err
 	}

@@ -68,13 +68,13 @@ func cacheOptions(namespace string) (cache.Options, error) {
 	}, nil
 }
 
-// reducePod keeps what assignments and tags depend on.
+// reducePod keeps what assignments, tags and the readiness gate depend on.
 func reducePod(o any) (any, error) {
 	p, ok := o.(*corev1.Pod)
 	if !ok {
 		return o, nil
 	}
-	return &corev1.Pod{
+	reduced := &corev1.Pod{
 		TypeMeta: p.TypeMeta,
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
@@ -82,9 +82,16 @@ func reducePod(o any) (any, error) {
 			Labels:            keep(p.Labels, v1.BindingLabelKey, v1.PodBindingLabelKey, v1.PodIdentityLabelKey),
 			Annotations:       keep(p.Annotations, v1.PodBindingsAnnotationKey),
 		},
-		Spec:   corev1.PodSpec{NodeName: p.Spec.NodeName},
+		Spec:   corev1.PodSpec{NodeName: p.Spec.NodeName, ServiceAccountName: p.Spec.ServiceAccountName},
 		Status: corev1.PodStatus{Phase: p.Status.Phase},
-	}, nil
+	}
+	if gated(p) {
+		reduced.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: v1.PodConditionIdentityAssigned}}
+		if c := gateCondition(p); c != nil {
+			reduced.Status.Conditions = []corev1.PodCondition{*c}
+		}
+	}
+	return reduced, nil
 }
 
 // reduceNode keeps the name of the VM behind the node.

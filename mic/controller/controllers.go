@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/access"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
@@ -35,6 +36,14 @@ type Options struct {
 	Namespace string
 	// ForceNamespaced confines every identity to pods of its own namespace.
 	ForceNamespaced bool
+	// ReadinessGate sets the condition of pods that have the readiness gate.
+	ReadinessGate bool
+	// MayUse, if set, says whether a service account may use an identity of another
+	// namespace, and MIC assigns none without.
+	MayUse access.MayUse
+	// ReviewInterval is how often it is asked again about pods that have or want
+	// such an identity.
+	ReviewInterval time.Duration
 	// Parallel is how many pods are worked on at once, and how many status writes
 	// of one target run at once.
 	Parallel int
@@ -112,14 +121,14 @@ func New(ctx context.Context, config *rest.Config, live client.Client, engine *c
 	if err := startInformers(ctx, m.GetCache()); err != nil {
 		return nil, err
 	}
-	w := &world{cached: m.GetClient(), live: live, namespace: o.Namespace, forceNamespaced: o.ForceNamespaced}
+	w := &world{cached: m.GetClient(), live: live, namespace: o.Namespace, forceNamespaced: o.ForceNamespaced, mayUse: o.MayUse}
 	c := &Controllers{Manager: m, start: &start{world: w, engine: engine, metrics: o.Metrics, done: make(chan struct{})}}
 	if err := m.Add(c.start); err != nil {
 		return nil, fmt.Errorf("manager: %w", err)
 	}
 	ev := events{o.Recorder}
 	maps := &mappers{world: w, events: ev, complain: klog.Errorf}
-	pods := &podReconciler{world: w, writer: m.GetClient(), events: ev, metrics: o.Metrics, start: c.start}
+	pods := &podReconciler{world: w, writer: m.GetClient(), events: ev, metrics: o.Metrics, start: c.start, gates: o.ReadinessGate, reviewInterval: o.ReviewInterval}
 	targets := &targetReconciler{
 		world: w, engine: engine, events: ev, metrics: o.Metrics, start: c.start,
 		status: &statusWriter{writer: m.GetClient(), events: ev, metrics: o.Metrics, parallel: o.Parallel},

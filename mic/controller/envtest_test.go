@@ -25,6 +25,7 @@ import (
 	azcloud "github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/access"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
@@ -118,6 +119,10 @@ type scenario struct {
 	azure *azure.Emulator
 	cloud *cloud.Cloud
 	stop  func()
+	// mayUse is asked from the next startMIC on.
+	mayUse access.MayUse
+	// gates switches the readiness gate on at the next startMIC.
+	gates bool
 }
 
 func (c *cluster) scenario(t *testing.T) *scenario {
@@ -168,7 +173,8 @@ func (s *scenario) startMIC() {
 	scheme, err := Scheme()
 	check(s.t, err)
 	controllers, err := New(ctx, s.config, s.client, engine, Options{
-		Namespace: micNamespace, Parallel: 20, Metrics: metrics, SkipNameValidation: true,
+		Namespace: micNamespace, ReadinessGate: s.gates, Parallel: 20, Metrics: metrics, SkipNameValidation: true,
+		MayUse: s.mayUse, ReviewInterval: 2 * time.Second,
 		Recorder: broadcaster.NewRecorder(scheme, corev1.EventSource{Component: EventComponent}),
 	})
 	check(s.t, err)

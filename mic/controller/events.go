@@ -52,9 +52,26 @@ func (e events) removedWithNode(a *v1.AzureAssignedIdentity) {
 		fmt.Sprintf("AzureAssignedIdentity %s/%s removed, node %s does not exist", a.Namespace, a.Name, a.Spec.NodeName))
 }
 
+// notReady says why a pod is kept from being Ready.
+func (e events) notReady(p *corev1.Pod, reason, message string) {
+	e.recorder.Event(&corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID,
+	}, corev1.EventTypeWarning, reason, message)
+}
+
 // statusError says that the object could not be written.
 func (e events) statusError(a *v1.AzureAssignedIdentity, err error) {
 	e.recorder.Event(a, corev1.EventTypeWarning, eventStatusError, err.Error())
+}
+
+// notAllowed says why a binding gives a pod nothing, or nothing new.
+func (e events) notAllowed(b *v1.AzureIdentityBinding, pod *corev1.Pod, why string) {
+	for _, about := range []corev1.ObjectReference{
+		{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentityBinding, Namespace: b.Namespace, Name: b.Name, UID: b.UID},
+		{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+	} {
+		e.recorder.Event(&about, corev1.EventTypeWarning, eventApplyError, why)
+	}
 }
 
 // ignored says why an identity is not used.

@@ -27,6 +27,10 @@ type podReconciler struct {
 	events  events
 	metrics *metric.MIC
 	start   *start
+	// gates: the condition of the readiness gate is set.
+	gates bool
+	// reviewInterval is how often a right that has no event is looked at again.
+	reviewInterval time.Duration
 }
 
 // Reconcile implements reconcile.Reconciler. A request with an empty name is
@@ -60,20 +64,22 @@ func (r *podReconciler) Reconcile(ctx context.Context, request reconcile.Request
 		return reconcile.Result{}, err
 	}
 	plan := assign.ForPod(assign.Input{
-		Pod: assignPod(pod), NodeGone: nodeGone, Matches: result.Matches, Current: current,
+		Pod: assignPod(pod), NodeGone: nodeGone, Matches: result.Matches, Undecided: result.Undecided, Current: current,
 		Taken: r.world.taken(ctx, func(a *v1.AzureAssignedIdentity) bool {
 			return podKey(a) == request.NamespacedName
 		}),
 		ForceNamespaced: r.world.forceNamespaced,
 	})
-	errs := r.apply(ctx, plan)
-	if pod != nil && !uninstalling {
-		for _, s := range result.Skipped {
-			klog.FromContext(ctx).V(2).Info("Binding gives the pod nothing", logkey.Pod, request.String(), logkey.Reason, s.Reason, "message", s.Message)
-		}
-		errs = append(errs, r.tag(ctx, pod, result.Tags()))
+	var errs []error
+	if pod == nil && !uninstalling && anyLive(current) {
+		// Before they go: after a crash they lead here again.
+		errs = append(errs, r.unlabelled(ctx, request.NamespacedName))
 	}
-	return reconcile.Result{}, errors.Join(errs...)
+	errs = append(errs, r.apply(ctx, plan)...)
+	if pod != nil && !uninstalling {
+		errs = append(errs, r.explain(ctx, pod, result), r.tag(ctx, pod, result), r.setGate(ctx, pod, judgeGate(pod, result, planned(current, plan))))
+	}
+	return r.next(pod, result), errors.Join(errs...)
 }
 
 // apply carries out a plan as far as it can.
@@ -156,5 +162,6 @@ func (r *podReconciler) delete(ctx context.Context, a *v1.AzureAssignedIdentity)
 func podChangeMatters(before, after *corev1.Pod) bool {
 	return before.UID != after.UID || before.Spec.NodeName != after.Spec.NodeName || finished(before) != finished(after) ||
 		before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
-		before.Labels[v1.BindingLabelKey] != after.Labels[v1.BindingLabelKey] || tagsOf(before) != tagsOf(after)
+		before.Labels[v1.BindingLabelKey] != after.Labels[v1.BindingLabelKey] || tagsOf(before) != tagsOf(after) ||
+		gateStateOf(before) != gateStateOf(after)
 }

@@ -192,6 +192,7 @@ func labelChanged(s *scenario) {
 	check(s.t, s.client.Patch(s.t.Context(), p, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"aadpodidbinding":null}}}`))))
 	s.assigned()
 	s.onPool()
+	s.tags(p, "", "", "")
 }
 
 func identityChanged(s *scenario) {

@@ -6,12 +6,15 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 )
 
 // tagsOf returns the tags that a pod carries.
@@ -24,9 +27,11 @@ func tagsOf(p *corev1.Pod) binding.Tags {
 }
 
 // tag keeps the tags of a pod true: the webhook sets them when the pod is
-// created, and bindings change later. Pods that end are left as they are.
-func (r *podReconciler) tag(ctx context.Context, p *corev1.Pod, want binding.Tags) error {
-	if tagsOf(p) == want || finished(p) || !p.DeletionTimestamp.IsZero() {
+// created, and bindings change later. Pods that end are left as they are, and so
+// are those about which not all is known.
+func (r *podReconciler) tag(ctx context.Context, p *corev1.Pod, result binding.Result) error {
+	want := result.Tags()
+	if tagsOf(p) == want || finished(p) || !p.DeletionTimestamp.IsZero() || len(result.Undecided) > 0 {
 		return nil
 	}
 	patch, err := tagPatch(p.UID, want)
@@ -34,7 +39,14 @@ func (r *podReconciler) tag(ctx context.Context, p *corev1.Pod, want binding.Tag
 		return fmt.Errorf("tags of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	target := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name}}
-	if err := r.writer.Patch(ctx, target, client.RawPatch(types.MergePatchType, patch)); client.IgnoreNotFound(err) != nil {
+	err = r.writer.Patch(ctx, target, client.RawPatch(types.MergePatchType, patch))
+	if apierrors.IsInvalid(err) {
+		// Such as a pod whose annotations leave no room for another: trying again
+		// helps nobody.
+		klog.FromContext(ctx).Error(err, "The pod is not tagged", logkey.Pod, klog.KObj(p).String())
+		return nil
+	}
+	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("tagging pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	return nil

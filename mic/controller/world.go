@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -10,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/access"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
@@ -25,6 +27,9 @@ type world struct {
 	// namespace of MIC.
 	namespace       string
 	forceNamespaced bool
+	// mayUse, if set, says whether a service account may use an identity of
+	// another namespace. It asks the API server, unless it did a moment ago.
+	mayUse access.MayUse
 }
 
 // podKey is the pod of an assigned identity.
@@ -74,8 +79,9 @@ func (w *world) matches(ctx context.Context, p *corev1.Pod) (binding.Result, err
 		bindings[i] = &list.Items[i]
 	}
 	var failed error
+	account := access.Account(p.Spec.ServiceAccountName)
 	result := binding.ForPod(binding.Input{
-		Pod:      binding.Pod{Namespace: p.Namespace, Name: p.Name, Label: label},
+		Pod:      binding.Pod{Namespace: p.Namespace, Name: p.Name, Label: label, ServiceAccount: account},
 		Bindings: bindings,
 		Identity: func(namespace, name string) *v1.AzureIdentity {
 			var id v1.AzureIdentity
@@ -90,6 +96,7 @@ func (w *world) matches(ctx context.Context, p *corev1.Pod) (binding.Result, err
 		},
 		Valid:           validation.StoredIdentity,
 		ForceNamespaced: w.forceNamespaced,
+		MayUse:          w.mayUse.For(ctx, p.Namespace, account),
 	})
 	if failed != nil {
 		// "Not found" and "could not look" must not be confused: the former takes
@@ -191,7 +198,8 @@ func (w *world) neededByPods(ctx context.Context, nodes []corev1.Node) ([]string
 			if err != nil {
 				return nil, err
 			}
-			for _, m := range result.Matches {
+			// What may be the pod's right is not taken off either.
+			for _, m := range slices.Concat(result.Matches, result.Undecided) {
 				if m.Identity.Spec.Type == v1.UserAssignedMSI {
 					ids[m.Identity.Spec.ResourceID] = true
 				}
