@@ -119,7 +119,8 @@ func ForPod(in Input) Result {
 		if skip != nil {
 			r.Skipped = append(r.Skipped, *skip)
 			if skip.Reason == ReasonUseUnknown {
-				seen[m.Identity.Name] = m.Identity
+				// It holds no name: a stranger's binding must not take away an identity
+				// that is the pod's.
 				r.Undecided = append(r.Undecided, m)
 			}
 			continue

@@ -37,9 +37,9 @@ func TestRightToUse(t *testing.T) {
 			answers: map[string]error{"team-a/id": nil},
 			matches: []string{"team-b/own", "team-c/id"}, skipped: []string{"UseForbidden"}, asked: []string{"team-a/id", "team-c/id"},
 		},
-		"one that may be used or not holds its name, so that no other is given in its place": {
+		"one that may be used or not holds no name either, so that a stranger's binding takes nothing away": {
 			answers: map[string]error{"team-a/id": down},
-			matches: []string{"team-b/own"}, skipped: []string{"UseUnknown", "SameName"}, undecided: []string{"team-a/id"}, asked: []string{"team-a/id"},
+			matches: []string{"team-b/own", "team-c/id"}, skipped: []string{"UseUnknown"}, undecided: []string{"team-a/id"}, asked: []string{"team-a/id", "team-c/id"},
 		},
 		"what the namespace forbids is not asked about": {
 			force: true, matches: []string{"team-b/own"}, skipped: []string{"OtherNamespace", "OtherNamespace"},

@@ -119,11 +119,11 @@ func rightsOfOthers(s *scenario) {
 
 func reviewUnreachable(s *scenario) {
 	var down atomic.Bool
-	s.mayUse = func(context.Context, types.NamespacedName, types.NamespacedName) (bool, error) {
+	s.mayUse = func(_ context.Context, _, identity types.NamespacedName) (bool, error) {
 		if down.Load() {
 			return false, errors.New("the API server is tired")
 		}
-		return true, nil
+		return identity.Name == "demo", nil
 	}
 	s.stop()
 	s.startMIC()
@@ -135,6 +135,9 @@ func reviewUnreachable(s *scenario) {
 	s.assigned("default/before-other-demo=Assigned", "default/before-other-own=Assigned")
 
 	down.Store(true)
+	// A stranger's identity of the same name, which comes first, takes nothing away.
+	s.identity("default", "own")
+	s.bind("default", "own", "own", "demo")
 	s.podAs("after", "web")
 	s.event("Pod", "after", "binding apply error", "is not known, so pod other/after gets nothing new by it: the API server is tired")
 	s.event("Pod", "before", "binding apply error", "is not known, so pod other/before gets nothing new by it") // asked again, in vain
