@@ -38,10 +38,10 @@ type options struct {
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVarP(&o.files, "filename", "f", nil, "file or directory with manifests, or - for standard input; may be repeated, and further arguments are files as well")
+	fs.StringArrayVarP(&o.files, "filename", "f", nil, "`file` or directory with manifests, or - for standard input; may be repeated, and further arguments are files as well")
 	fs.BoolVarP(&o.recursive, "recursive", "R", false, "look into the directories below as well")
-	fs.StringVarP(&o.output, "output", "o", outputText, "text, one line for each finding, or json, an array of all findings")
-	fs.StringVar(&o.idCase, "resource-id-case", string(validation.RejectCase), "what the cluster's webhook does with a resource ID that is only miscapitalised: "+idCases())
+	fs.StringVarP(&o.output, "output", "o", outputText, "`format`: text, one line for each finding, or json, an array of all findings")
+	fs.StringVar(&o.idCase, "resource-id-case", string(validation.RejectCase), "`policy` of the cluster's webhook about a resource ID that is only miscapitalised: "+idCases())
 }
 
 func (o *options) validate() error {

@@ -3,6 +3,7 @@ package lint
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -233,6 +234,60 @@ a: [
 	}
 	if o := execute(t, goodBinding, "-f", "-", "-o", "json"); o.stdout != "[]\n" || o.code != 0 {
 		t.Errorf("without findings: %+v", o)
+	}
+}
+
+// TestResourceIDCase: the flag has the meaning that it has for the server.
+func TestResourceIDCase(t *testing.T) {
+	identity := func(id string) string {
+		return header + "kind: AzureIdentity\nmetadata:\n  name: demo\nspec:\n  resourceID: " + id + "\n  clientID: " + client + "\n"
+	}
+	miscapitalised := strings.Replace(goodID, "Microsoft.ManagedIdentity", "microsoft.managedidentity", 1)
+	const about = "-:6: warning: AzureIdentity demo: spec.resourceID: segment \"microsoft.managedidentity\" is miscapitalised, use \"Microsoft.ManagedIdentity\"; "
+	tests := map[string]struct {
+		idCase, id, want string
+		code             int
+	}{
+		"refused":         {"reject", miscapitalised, `-:6: AzureIdentity demo: spec.resourceID: Invalid value: "` + miscapitalised + `": segment "microsoft.managedidentity" is miscapitalised, use "Microsoft.ManagedIdentity"; use "` + goodID + "\"\n", 1},
+		"warned about":    {"warn", miscapitalised, about + `use "` + goodID + "\"\n", 0},
+		"rewritten":       {"canonicalize", miscapitalised, about + `stored as "` + goodID + "\"\n", 0},
+		"another mistake": {"warn", miscapitalised + "/", `-:6: AzureIdentity demo: spec.resourceID: Invalid value: "` + miscapitalised + `/": slash at the end; segment "microsoft.managedidentity" is miscapitalised, use "Microsoft.ManagedIdentity"; use "` + goodID + "\"\n", 1},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			o := execute(t, identity(tt.id), "-f", "-", "--resource-id-case="+tt.idCase)
+			if diff := cmp.Diff(tt.want, o.stdout); diff != "" || o.code != tt.code {
+				t.Errorf("exit code %d, want %d (-want +got):\n%s", o.code, tt.code, diff)
+			}
+			if o := execute(t, identity(tt.id), "-f", "-", "-o", "json", "--resource-id-case="+tt.idCase); !strings.Contains(o.stdout, `"suggestion": "`+goodID+`"`) {
+				t.Errorf("no suggestion in %s", o.stdout)
+			}
+		})
+	}
+}
+
+// TestDocumentation: docs/lint.md shows what is printed.
+func TestDocumentation(t *testing.T) {
+	text, err := os.ReadFile("../../docs/lint.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files(t, map[string]string{"identity.yaml": header + "kind: AzureIdentity\nmetadata:\n  name: demo\n  namespace: web\nspec:\n  type: 0\n  ResourceID: " + goodID + "\n  clientID: " + client + "\n"})
+	o := execute(t, "", "-f", "identity.yaml")
+	if want := "$ webhook lint -f identity.yaml\n" + o.stdout + o.stderr; !strings.Contains(string(text), want) {
+		t.Errorf("docs/lint.md does not hold\n%s", want)
+	}
+	_, after, _ := strings.Cut(string(text), "```json\n")
+	printed, _, _ := strings.Cut(after, "```")
+	var want, got []Finding
+	if err := json.Unmarshal([]byte(printed), &want); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(execute(t, "", "-f", "identity.yaml", "-o", "json").stdout), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("JSON in docs/lint.md (-want +got):\n%s", diff)
 	}
 }
 
