@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -70,6 +72,7 @@ func TestUse(t *testing.T) {
 			return u.Status().Update(ctx, stored)
 		}},
 	})
+	t.Run("MIC and the webhook may ask for rights by the chart's roles, and other roles do not let them", s.testMayAsk)
 	t.Run("MIC rewrites stored ones and creates none, and nobody else by its name", func(t *testing.T) {
 		upgraded := old.DeepCopy()
 		check(t, unstructured.SetNestedMap(upgraded.Object, map[string]any{"azureIdentity": "prod", "selector": "web"}, "spec"))
@@ -87,4 +90,31 @@ func TestUse(t *testing.T) {
 			t.Error("MIC may create, which it never does")
 		}
 	})
+}
+
+func (s *server) testMayAsk(t *testing.T) {
+	for _, component := range []string{"mic", "webhook"} {
+		name := "aad-pod-identity-" + component
+		program := s.user(t, "system:serviceaccount:"+releaseNamespace+":"+name)
+		ask := func() error {
+			return program.Create(t.Context(), &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+				User: "x", ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "use"}}})
+		}
+		install := func(args ...string) {
+			for _, kind := range []string{"ClusterRole", "ClusterRoleBinding"} {
+				for _, o := range render(t, kind, args...) {
+					if o.GetName() == name {
+						check(t, s.admin.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.ForceOwnership, client.FieldOwner("test")))
+					}
+				}
+			}
+		}
+		install()
+		s.waitAllowed(t, program.name, authorizationv1.ResourceAttributes{Group: "aadpodidentity.k8s.io", Resource: "azureidentities", Verb: "list"})
+		if err := ask(); !apierrors.IsForbidden(err) {
+			t.Errorf("%s without requireUse: error %v", component, err)
+		}
+		install("--set", "webhook.requireUse=true")
+		s.eventually(t, component+" with requireUse", ask)
+	}
 }
