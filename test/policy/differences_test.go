@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	k8svalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -22,6 +23,25 @@ var differences = []difference{
 			return all(findings, func(f *field.Error) bool {
 				return strings.HasPrefix(f.Field, "metadata.annotations[") && slices.Contains(validation.RulesOf(f), validation.RuleBehaviorKeyMisspelt) ||
 					slices.Contains(validation.RulesOf(f), validation.RuleBehaviorValue)
+			})
+		},
+	},
+	{
+		id:   "null",
+		text: "the API server drops a null where none belongs as it reads the object, so that the webhook does not even see it; `webhook lint` does, and says that it is no value",
+		explains: func(_ string, _ map[string]any, findings field.ErrorList) bool {
+			return all(findings, func(f *field.Error) bool { return strings.HasSuffix(f.Detail, ", not null") })
+		},
+	},
+	{
+		id:            "metadata",
+		serverRefuses: true,
+		text:          "metadata is the API server's own to judge, such as keys that no annotation can have",
+		explains: func(_ string, o map[string]any, _ field.ErrorList) bool {
+			metadata, _ := o["metadata"].(map[string]any)
+			annotations, _ := metadata["annotations"].(map[string]any)
+			return slices.ContainsFunc(slices.Collect(maps.Keys(annotations)), func(key string) bool {
+				return len(k8svalidation.IsQualifiedName(strings.ToLower(key))) > 0
 			})
 		},
 	},
@@ -127,6 +147,9 @@ func handmade(t *testing.T) []sample {
 		{"a malformed IPv6 address", id, with("adEndpoint", "https://[1:2:::3]/")},
 		{"an IPv6 address", id, with("adEndpoint", "https://[::1]:8443/x")},
 		{"an IPv4 address", id, with("adEndpoint", "https://10.0.0.1/x")},
+		{"an annotation with a key that is none", id, annotated("a b", "x")},
+		{"null for a text", id, with("adEndpoint", nil)},
+		{"null for what is required", id, with("clientID", nil)},
 		{"port 0", id, with("adEndpoint", "https://x:0/")},
 		{"port 65536", id, with("adEndpoint", "https://x:65536/")},
 		{"a long path", id, with("adEndpoint", "https://x/"+strings.Repeat("y", 2100))},
