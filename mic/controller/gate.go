@@ -126,23 +126,6 @@ func whyNone(p *corev1.Pod, result binding.Result) string {
 	return listed(texts, "; ")
 }
 
-// planned returns assigned identities as they are once a plan's updates are
-// written: one that points elsewhere now is Assigned no more.
-func planned(current []*v1.AzureAssignedIdentity, plan assign.Plan) []*v1.AzureAssignedIdentity {
-	if len(plan.Update) == 0 {
-		return current
-	}
-	next := slices.Clone(current)
-	for i := range next {
-		for _, u := range plan.Update {
-			if u.Current == next[i] {
-				next[i] = u.Desired
-			}
-		}
-	}
-	return next
-}
-
 // gated says whether a pod's readiness waits for its identities.
 func gated(p *corev1.Pod) bool {
 	return slices.ContainsFunc(p.Spec.ReadinessGates, func(g corev1.PodReadinessGate) bool {

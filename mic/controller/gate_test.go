@@ -12,7 +12,6 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
-	"github.com/aad-pod-identity/aad-pod-identity/mic/assign"
 )
 
 func gatePod(label string, conditions ...corev1.PodCondition) *corev1.Pod {
@@ -163,17 +162,6 @@ func TestJudgeGate(t *testing.T) {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
-	}
-}
-
-// An object that the plan points elsewhere counts as what it will be.
-func TestAnIdentityThatPointsElsewhereIsAssignedNoMore(t *testing.T) {
-	before := &v1.AzureAssignedIdentity{Status: v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDAssigned}}
-	after := &v1.AzureAssignedIdentity{Status: v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDCreated}}
-	other := &v1.AzureAssignedIdentity{}
-	got := planned([]*v1.AzureAssignedIdentity{other, before}, assign.Plan{Update: []assign.Update{{Current: before, Desired: after}}})
-	if len(got) != 2 || got[0] != other || got[1] != after {
-		t.Errorf("%+v", got)
 	}
 }
 

@@ -77,7 +77,7 @@ func (r *podReconciler) Reconcile(ctx context.Context, request reconcile.Request
 	}
 	errs = append(errs, r.apply(ctx, plan)...)
 	if pod != nil && !uninstalling {
-		errs = append(errs, r.explain(ctx, pod, result), r.tag(ctx, pod, result), r.setGate(ctx, pod, judgeGate(pod, result, planned(current, plan))))
+		errs = append(errs, r.explain(ctx, pod, result), r.tag(ctx, pod, result), r.setGate(ctx, pod, judgeGate(pod, result, current)))
 	}
 	return r.next(pod, result), errors.Join(errs...)
 }

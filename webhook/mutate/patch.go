@@ -63,8 +63,8 @@ type wanted struct {
 	// label is a value for the binding label; "" leaves the label as it is.
 	label string
 	tags  binding.Tags
-	// gate adds the readiness gate. None is ever removed: what the pod's author
-	// wrote stays.
+	// gate adds the readiness gate, which the pod does not have. None is ever
+	// removed: what the pod's author wrote stays.
 	gate bool
 }
 
@@ -82,7 +82,7 @@ func (p *podMeta) patch(want wanted) []jsonpatch.Operation {
 	ops = append(ops, mapPatch("/metadata/annotations", p.Metadata.Annotations, []pair{
 		{v1.PodBindingsAnnotationKey, p.fitting(want.tags.Bindings)},
 	})...)
-	if want.gate && !p.gated() {
+	if want.gate {
 		ops = append(ops, p.addGate())
 	}
 	return ops
