@@ -134,7 +134,7 @@ func handmade(t *testing.T) []sample {
 	assigned := bases()[9]
 	id, binding, azureAssigned := v1.KindAzureIdentity, v1.KindAzureIdentityBinding, v1.KindAzureAssignedIdentity
 	return []sample{
-		{"the annotation with two letters swapped", id, annotated("aadpodidentity.k8s.io/Behaivor", v1.BehaviorNamespaced)},
+		{"the annotation with two letters swapped", id, annotated("aadpodidentity.k8s.io/Behaviro", v1.BehaviorNamespaced)},
 		{"the annotation in another domain", id, annotated("aadpodidentity.io/Behavior", v1.BehaviorNamespaced)},
 		{"the annotation in British English", id, annotated("aadpodidentity.k8s.io/behaviour", v1.BehaviorNamespaced)},
 		{"the annotation with another value", id, annotated(v1.BehaviorAnnotationKey, "Namespaced")},
