@@ -35,12 +35,14 @@ func TestAppliesDuringRotationAndRestart(t *testing.T) {
 	l := startApplying(t, ns, azureIdentity(t, "applies"))
 	pods := webhookPods(t, "metadata.uid")
 	for i := range 3 {
+		l.wait(t, int64(i+1)*appliesWanted/5)
 		rotate(t)
 		t.Logf("rotation %d: after %d applies both replicas serve the new certificate", i+1, l.applies.Load())
 	}
 	if now := webhookPods(t, "metadata.uid"); now != pods {
 		t.Errorf("the webhook's pods changed from %s to %s", pods, now)
 	}
+	l.wait(t, 4*appliesWanted/5)
 	kubectl(t, "rollout", "restart", webhookDeployment)
 	kubectl(t, "rollout", "status", webhookDeployment, "--timeout=80s")
 	eventually(t, "the old pods are gone", func(ctx context.Context) error {
@@ -51,12 +53,7 @@ func TestAppliesDuringRotationAndRestart(t *testing.T) {
 		return err
 	})
 	t.Logf("rolling restart: done after %d applies", l.applies.Load())
-	eventually(t, "there have been enough applies", func(context.Context) error {
-		if n := l.applies.Load(); n < appliesWanted {
-			return fmt.Errorf("%d of %d", n, appliesWanted)
-		}
-		return nil
-	})
+	l.wait(t, appliesWanted)
 	l.stop()
 }
 
@@ -107,6 +104,19 @@ func startApplying(t *testing.T, ns string, id azure.Identity) *applying {
 	}
 	t.Cleanup(cancel)
 	return l
+}
+
+// wait waits for a number of applies, however long they take.
+func (l *applying) wait(t *testing.T, n int64) {
+	t.Helper()
+	if err := stack.Poll(t.Context(), func(context.Context) error {
+		if l.applies.Load() < n && !t.Failed() {
+			return errors.New("not yet")
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("there were %d applies, not %d: %v", l.applies.Load(), n, err)
+	}
 }
 
 // judge counts the lines of a kubectl run.
