@@ -130,6 +130,23 @@ func TestValuesBecomeArguments(t *testing.T) {
 		"managed mode confines identities to their namespace": {
 			set: "operationMode=managed", object: nmi, want: []string{"--operation-mode=managed", "--forceNamespaced=true"},
 		},
+		"the readiness gate is off in the webhook": {object: webhook, absent: []string{"--readiness-gate", "--inject-selector"}},
+		"and in MIC":                               {object: mic, absent: []string{"--readiness-gate"}},
+		"one value gives it to the webhook": {
+			set: "readinessGate.enabled=true", object: webhook, want: []string{"--readiness-gate=opt-in"},
+		},
+		"and to MIC": {
+			set: "readinessGate.enabled=true", object: mic, want: []string{"--readiness-gate=true"},
+		},
+		"all pods may be gated": {
+			set: "readinessGate.enabled=true,readinessGate.allPods=true", object: webhook, want: []string{"--readiness-gate=all"},
+		},
+		"all pods of a feature that is off are none": {
+			set: "readinessGate.allPods=true", object: webhook, absent: []string{"--readiness-gate"},
+		},
+		"the webhook gives pods their label": {
+			set: "webhook.injectSelector=true", object: webhook, want: []string{"--inject-selector=true"},
+		},
 		"the webhook decides by namespace as MIC does": {
 			set: "forceNamespaced=true", object: webhook, want: []string{"--forceNamespaced=true"},
 		},
