@@ -16,7 +16,7 @@ const callTimeout = 3 * time.Second
 type drainingServer struct {
 	ctrlwebhook.Server
 	// stopping is done when the server goes on only until nobody calls any more.
-	stopping context.Context //nolint:containedctx // the signal's, which outlives no call
+	stopping context.Context
 }
 
 // Register implements ctrlwebhook.Server.
