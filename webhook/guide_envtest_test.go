@@ -55,6 +55,18 @@ func (s *apiServer) testGuide(t *testing.T) {
 	}
 }
 
+// testGuideRefusal applies a manifest like that of the guide's example.
+func (s *apiServer) testGuideRefusal(t *testing.T) {
+	text, err := os.ReadFile("../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := s.run(t, header+"kind: AzureIdentity\nmetadata: {name: demo}\nspec: {type: 0, ResourceID: "+goodID+"}\n", "apply", "-f", "-")
+	if want := "$ kubectl apply -f identity.yaml\n" + r.stderr + "```"; !r.failed || !strings.Contains(string(text), want) {
+		t.Errorf("the guide does not hold\n%s", want)
+	}
+}
+
 // testLintLive runs the check before an upgrade over the live cluster, as the
 // guide prints it.
 func (s *apiServer) testLintLive(t *testing.T) {

@@ -39,6 +39,7 @@ func TestUpgradedCluster(t *testing.T) {
 	t.Run("generateName", s.testGenerateName)
 	t.Run("a list of good and bad objects", s.testMixedList)
 	t.Run("lint over the live cluster", s.testLintLive)
+	t.Run("the guide's example of a refusal", s.testGuideRefusal)
 	t.Run("the guide's commands", s.testGuide)
 	t.Run("delete collection", s.testDeleteCollection)
 }
