@@ -263,6 +263,9 @@ func TestResourceIDCase(t *testing.T) {
 			}
 			spec := tt.spec
 			if tt.stored != "" {
+				if unwritten := validating.Handle(t.Context(), request(op, old, identity("", tt.spec), nil)); unwritten.Allowed {
+					t.Error("the validating call admits what the mutating one did not write")
+				}
 				want := []jsonpatch.Operation{{Operation: "replace", Path: "/spec/resourceID", Value: strings.Trim(tt.stored, `"`)}}
 				if diff := cmp.Diff(want, resp.Patches); diff != "" {
 					t.Fatalf("patch (-want +got):\n%s", diff)
