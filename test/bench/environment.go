@@ -45,7 +45,7 @@ func (e *environment) build(ctx context.Context, pkg string) (string, error) {
 
 // template renders one template of the chart.
 func (e *environment) template(ctx context.Context, file string, values ...string) ([]byte, error) {
-	args := []string{"template", "aad-pod-identity", chart, "--namespace", "default", "--show-only", "templates/" + file}
+	args := []string{"template", "aad-pod-identity", chart, "--namespace", "default", "--show-only", "templates/" + file, "--kube-version", "1.30.0"}
 	for _, v := range values {
 		args = append(args, "--set", v)
 	}
