@@ -219,7 +219,7 @@ func (s *server) testAssignedIdentityPolicy(t *testing.T) {
 		"the pod":                          {set("other", "spec", "pod"), "may change the spec"},
 		"the identity":                     {set("other", "spec", "azureIdentityRef", "spec", "clientID"), "may change the spec"},
 		"a field of the spec we never had": {set("x", "spec", "other"), "may change the spec"},
-		"no spec":                          {remove("spec"), "may change the spec"},
+		"no identity":                      {remove("spec", "azureIdentityRef"), "may change the spec"},
 		"the status":                       {set("Created", "status", "status"), "may change the status"},
 		"no status":                        {remove("status"), "may change the status"},
 		"the node's label":                 {set("node-2", "metadata", "labels", "nodename"), "may change the labels"},
