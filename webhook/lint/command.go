@@ -94,7 +94,7 @@ func command(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 }
 
 func usage(err error) error {
-	return &run.ExitError{Code: exitTrouble, Err: fmt.Errorf("lint: %w\nRun 'webhook lint --help' for the flags.", err)} //nolint:staticcheck // two sentences for a person
+	return &run.ExitError{Code: exitTrouble, Err: fmt.Errorf("lint: %w; 'webhook lint --help' prints the flags", err)}
 }
 
 // lint judges what the options name. A file that cannot be read does not keep

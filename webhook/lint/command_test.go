@@ -61,7 +61,7 @@ func execute(t *testing.T, stdin string, args ...string) outcome {
 }
 
 func TestCommand(t *testing.T) {
-	const run2 = "\nRun 'webhook lint --help' for the flags."
+	const help = "; 'webhook lint --help' prints the flags"
 	tests := map[string]struct {
 		files map[string]string
 		stdin string
@@ -137,10 +137,10 @@ func TestCommand(t *testing.T) {
 			want: outcome{code: 1, stdout: "a.yaml:7: " + badText,
 				stderr: "1 object checked, 1 with errors; 1 error, 0 warnings; 0 objects of other kinds ignored; 1 file read\n"},
 		},
-		"no file":           {want: outcome{code: 2, trouble: "lint: no manifests: name files or directories with -f, or - for standard input" + run2}},
-		"an unknown flag":   {args: []string{"--file=x"}, want: outcome{code: 2, trouble: "lint: unknown flag: --file" + run2}},
-		"an unknown output": {args: []string{"-f", "-", "-o", "yaml"}, want: outcome{code: 2, trouble: `lint: --output="yaml": must be text or json` + run2}},
-		"an unknown policy": {args: []string{"-f", "-", "--resource-id-case=ignore"}, want: outcome{code: 2, trouble: `lint: --resource-id-case="ignore": must be reject, warn or canonicalize` + run2}},
+		"no file":           {want: outcome{code: 2, trouble: "lint: no manifests: name files or directories with -f, or - for standard input" + help}},
+		"an unknown flag":   {args: []string{"--file=x"}, want: outcome{code: 2, trouble: "lint: unknown flag: --file" + help}},
+		"an unknown output": {args: []string{"-f", "-", "-o", "yaml"}, want: outcome{code: 2, trouble: `lint: --output="yaml": must be text or json` + help}},
+		"an unknown policy": {args: []string{"-f", "-", "--resource-id-case=ignore"}, want: outcome{code: 2, trouble: `lint: --resource-id-case="ignore": must be reject, warn or canonicalize` + help}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

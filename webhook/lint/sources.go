@@ -16,7 +16,7 @@ import (
 const (
 	stdinName = "-"
 	// maxFile bounds a file, in bytes. Parsing takes some thirty times as much
-	// memory; this is the live state of about 25,000 identities.
+	// memory; 25,000 live identities are 24 MiB.
 	maxFile = 32 << 20
 )
 
