@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -121,7 +122,7 @@ func tenantFault(s string) fault {
 // the last label of a domain is no number.
 func isDomain(s string) bool {
 	dot := strings.LastIndex(s, ".")
-	return dot >= 0 && strings.Trim(s[dot+1:], "0123456789") != "" && isObjectName(strings.ToLower(s))
+	return dot >= 0 && strings.Trim(s[dot+1:], "0123456789") != "" && isObjectName(asciiLower(s))
 }
 
 // authorityFault judges the URL of a token authority, to which credentials are
@@ -143,7 +144,16 @@ func authorityFault(s string) fault {
 }
 
 func isHost(s string) bool {
-	return net.ParseIP(s) != nil || isObjectName(strings.ToLower(s))
+	return net.ParseIP(s) != nil || isObjectName(asciiLower(s))
+}
+
+// asciiLower lowers letters of ASCII and leaves a text with any other alone:
+// Unicode has letters besides, the Kelvin sign is one, that become ASCII ones.
+func asciiLower(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) >= 0 {
+		return s
+	}
+	return strings.ToLower(s)
 }
 
 func isPort(s string) bool {

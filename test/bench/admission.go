@@ -67,7 +67,7 @@ func compareHandlers(ctx context.Context, a, b http.Handler) (rateA, allocsA, ra
 			if ctx.Err() != nil {
 				return 0, 0, 0, 0, ctx.Err()
 			}
-			if err := answer(handler); err != nil {
+			if err := answer(ctx, handler); err != nil {
 				return 0, 0, 0, 0, err
 			}
 			sum.calls++
@@ -84,8 +84,8 @@ func compareHandlers(ctx context.Context, a, b http.Handler) (rateA, allocsA, ra
 	return rateA, allocsA, rateB, allocsB, nil
 }
 
-func answer(h http.Handler) error {
-	req := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader([]byte(review)))
+func answer(ctx context.Context, h http.Handler) error {
+	req := httptest.NewRequestWithContext(ctx, http.MethodPost, "/", bytes.NewReader([]byte(review)))
 	req.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, req)

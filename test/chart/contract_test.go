@@ -131,7 +131,7 @@ func TestValuesBecomeArguments(t *testing.T) {
 			set: "operationMode=managed", object: nmi, want: []string{"--operation-mode=managed", "--forceNamespaced=true"},
 		},
 		"the readiness gate is off in the webhook": {object: webhook, absent: []string{"--readiness-gate", "--inject-selector"}},
-		"and in MIC":                               {object: mic, absent: []string{"--readiness-gate"}},
+		"and in MIC": {object: mic, absent: []string{"--readiness-gate"}},
 		"one value gives it to the webhook": {
 			set: "readinessGate.enabled=true", object: webhook, want: []string{"--readiness-gate=opt-in"},
 		},

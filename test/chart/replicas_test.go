@@ -88,7 +88,7 @@ func startReplica(t *testing.T, program, kubeconfig, name, certDir string, args 
 	t.Cleanup(func() {
 		_ = r.cmd.Process.Kill() // ended already unless the test failed
 		if t.Failed() {
-			r.stopped()
+			_ = r.stopped() // waits for the end of the log
 			t.Logf("log of %s:\n%s", r.name, r.log)
 		}
 	})
