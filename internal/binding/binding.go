@@ -83,6 +83,9 @@ type Skip struct {
 	Reason string
 	// Message says it to a person, with the names.
 	Message string
+	// Unreviewed: the identity is of another namespace and missing or invalid, so
+	// that nobody could say whether the pod may use it (Input.MayUse).
+	Unreviewed bool
 }
 
 // Result is the decision about one pod.
@@ -152,17 +155,31 @@ func decide(in Input, b *v1.AzureIdentityBinding, seen map[string]*v1.AzureIdent
 		return Match{}, &Skip{Binding: b, Reason: reason, Message: fmt.Sprintf(format, a...)}
 	}
 	name := b.Namespace + "/" + b.Spec.AzureIdentity
+	foreign := b.Namespace != in.Pod.Namespace
+	otherNamespace := func() (Match, *Skip) {
+		return skip(ReasonOtherNamespace, "AzureIdentity %s is for pods of namespace %s only, pod %s/%s is in another", name, b.Namespace, in.Pod.Namespace, in.Pod.Name)
+	}
+	// What cannot concern the pod comes first: whoever waits for identities that
+	// are missing or invalid must not wait for those of strangers.
+	if foreign && in.ForceNamespaced {
+		return otherNamespace()
+	}
+	unusable := func(reason, format string, a ...any) (Match, *Skip) {
+		m, s := skip(reason, format, a...)
+		s.Unreviewed = foreign && in.MayUse != nil
+		return m, s
+	}
 	id := in.Identity(b.Namespace, b.Spec.AzureIdentity)
 	if id == nil || !id.DeletionTimestamp.IsZero() {
-		return skip(ReasonIdentityNotFound, "AzureIdentity %s of AzureIdentityBinding %s/%s does not exist", name, b.Namespace, b.Name)
+		return unusable(ReasonIdentityNotFound, "AzureIdentity %s of AzureIdentityBinding %s/%s does not exist", name, b.Namespace, b.Name)
+	}
+	if foreign && Namespaced(id, in.ForceNamespaced) {
+		return otherNamespace()
 	}
 	if in.Valid != nil {
 		if err := in.Valid(id); err != nil {
-			return skip(ReasonIdentityInvalid, "AzureIdentity %s is invalid: %v", name, err)
+			return unusable(ReasonIdentityInvalid, "AzureIdentity %s is invalid: %v", name, err)
 		}
-	}
-	if Namespaced(id, in.ForceNamespaced) && id.Namespace != in.Pod.Namespace {
-		return skip(ReasonOtherNamespace, "AzureIdentity %s is for pods of namespace %s only, pod %s/%s is in another", name, id.Namespace, in.Pod.Namespace, in.Pod.Name)
 	}
 	if first, ok := seen[id.Name]; ok {
 		if first.Namespace == id.Namespace {
@@ -171,7 +188,7 @@ func decide(in Input, b *v1.AzureIdentityBinding, seen map[string]*v1.AzureIdent
 		return skip(ReasonSameName, "pod %s/%s has AzureIdentity %s/%s already, so %s of the same name is not used", in.Pod.Namespace, in.Pod.Name, first.Namespace, first.Name, name)
 	}
 	m := Match{Binding: b, Identity: id}
-	if in.MayUse == nil || id.Namespace == in.Pod.Namespace {
+	if in.MayUse == nil || !foreign {
 		return m, nil
 	}
 	account := in.Pod.Namespace + "/" + in.Pod.ServiceAccount

@@ -109,6 +109,22 @@ func TestForPod(t *testing.T) {
 			matches:    []string{"team-b/b=team-b/b"},
 			skipped:    []string{"team-a/b:OtherNamespace"},
 		},
+		"it is looked at before the identity is": {
+			pod:        web,
+			force:      true,
+			bindings:   []*v1.AzureIdentityBinding{bindingTo("team-a", "b", "none", "web"), bindingTo("team-c", "b", "bad", "web"), bindingTo("team-d", "b", "gone", "web")},
+			identities: []*v1.AzureIdentity{identity("team-c", "bad"), identity("team-d", "gone", deletingIdentity)},
+			invalid:    "team-c/bad",
+			skipped:    []string{"team-a/b:OtherNamespace", "team-c/b:OtherNamespace", "team-d/b:OtherNamespace"},
+		},
+		"the annotation is looked at before the rest of an identity is": {
+			pod:        web,
+			bindings:   []*v1.AzureIdentityBinding{bindingTo("team-a", "b", "bad", "web"), bindingTo("team-b", "b", "own", "web")},
+			identities: []*v1.AzureIdentity{identity("team-a", "bad", behavior("namespaced")), identity("team-b", "own", behavior("namespaced"))},
+			invalid:    "team-a/bad",
+			matches:    []string{"team-b/b=team-b/own"},
+			skipped:    []string{"team-a/b:OtherNamespace"},
+		},
 		"two bindings to one identity give it once": {
 			pod:        web,
 			bindings:   []*v1.AzureIdentityBinding{bindingTo("team-b", "b2", "id", "web"), bindingTo("team-b", "b1", "id", "web")},

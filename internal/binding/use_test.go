@@ -103,3 +103,44 @@ func TestWordsOfTheRightToUse(t *testing.T) {
 		})
 	}
 }
+
+func TestIdentitiesThatCannotBeAskedAbout(t *testing.T) {
+	for name, test := range map[string]struct {
+		namespace, identity string
+		demanded            bool
+		want                bool
+	}{
+		"a missing one of another namespace":           {namespace: "team-a", identity: "none", demanded: true, want: true},
+		"an invalid one of another namespace":          {namespace: "team-a", identity: "bad", demanded: true, want: true},
+		"a missing one of the pod's own":               {namespace: "team-b", identity: "none", demanded: true},
+		"an invalid one of the pod's own":              {namespace: "team-b", identity: "bad", demanded: true},
+		"a missing one where the verb is not demanded": {namespace: "team-a", identity: "none"},
+		"one that is there is asked about":             {namespace: "team-a", identity: "good", demanded: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := Input{
+				Pod:      Pod{Namespace: "team-b", Name: "web-0", Label: "web", ServiceAccount: "web"},
+				Bindings: []*v1.AzureIdentityBinding{bindingTo(test.namespace, "a", test.identity, "web")},
+				Identity: func(ns, n string) *v1.AzureIdentity {
+					if n == "none" {
+						return nil
+					}
+					return identity(ns, n)
+				},
+				Valid: func(id *v1.AzureIdentity) error {
+					if id.Name == "bad" {
+						return errors.New("spec.resourceID: Required value")
+					}
+					return nil
+				},
+			}
+			if test.demanded {
+				in.MayUse = func(*v1.AzureIdentity) (bool, error) { return false, nil }
+			}
+			r := ForPod(in)
+			if len(r.Skipped) != 1 || r.Skipped[0].Unreviewed != test.want {
+				t.Errorf("skipped %+v, want Unreviewed %v", r.Skipped, test.want)
+			}
+		})
+	}
+}

@@ -33,11 +33,11 @@ type gateState struct {
 // judgeGate decides whether a pod has its identities. It is pure. A binding that
 // names an identity that is missing or invalid is waited for as well: pod,
 // binding and identity may be created in any order. One that gives the pod
-// nothing by a rule is not.
+// nothing by a rule is not, nor one that nobody said the pod may use.
 func judgeGate(p *corev1.Pod, result binding.Result, current []*v1.AzureAssignedIdentity) gateState {
 	var waiting []gateState
 	for _, s := range result.Skipped {
-		if s.Reason == binding.ReasonIdentityNotFound || s.Reason == binding.ReasonIdentityInvalid {
+		if (s.Reason == binding.ReasonIdentityNotFound || s.Reason == binding.ReasonIdentityInvalid) && !s.Unreviewed {
 			waiting = append(waiting, gateState{reason: s.Reason, message: s.Message})
 		}
 	}

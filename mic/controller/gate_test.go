@@ -122,6 +122,20 @@ func TestJudgeGate(t *testing.T) {
 			current: []*v1.AzureAssignedIdentity{assigned("one")},
 			want:    ready("assigned: default/one"),
 		},
+		"what nobody said that the pod may use is not waited for": {
+			result: binding.Result{
+				Matches: []binding.Match{match("one")},
+				Skipped: []binding.Skip{
+					{Reason: binding.ReasonIdentityNotFound, Message: "a", Unreviewed: true}, {Reason: binding.ReasonIdentityInvalid, Message: "b", Unreviewed: true},
+				},
+			},
+			current: []*v1.AzureAssignedIdentity{assigned("one")},
+			want:    ready("assigned: default/one"),
+		},
+		"it is told if there is nothing else": {
+			result: binding.Result{Skipped: []binding.Skip{{Reason: binding.ReasonIdentityNotFound, Message: "AzureIdentity a/one does not exist", Unreviewed: true}}},
+			want:   waits("NoIdentityMatched", "AzureIdentity a/one does not exist"),
+		},
 		"what the pod has it keeps while its right to it is not known": {
 			result: binding.Result{
 				Skipped:   []binding.Skip{skip(binding.ReasonUseUnknown, "dial tcp 10.0.0.1:45678")},
