@@ -121,8 +121,10 @@ func (r *Reviewer) ask(ctx context.Context, q question) (bool, error) {
 		return false, fmt.Errorf("reviewing access: %w", err)
 	}
 	s := review.Status
-	if !s.Allowed && !s.Denied && s.EvaluationError != "" {
-		// No authorizer allowed it, and one that might have could not be asked.
+	if !s.Allowed && s.EvaluationError != "" {
+		// No authorizer allowed it, and one that might have could not be asked. With
+		// failurePolicy Deny a webhook that is down denies: it failed closed, which is
+		// no word about the right.
 		return false, fmt.Errorf("reviewing access: %s", s.EvaluationError)
 	}
 	allowed := s.Allowed && !s.Denied

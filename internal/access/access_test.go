@@ -55,7 +55,7 @@ func TestMayUse(t *testing.T) {
 		"no authorizer has an opinion":    {},
 		"denied":                          {status: authorizationv1.SubjectAccessReviewStatus{Denied: true}},
 		"allowed although another failed": {status: authorizationv1.SubjectAccessReviewStatus{Allowed: true, EvaluationError: "x"}, allowed: true},
-		"denied although another failed":  {status: authorizationv1.SubjectAccessReviewStatus{Denied: true, EvaluationError: "x"}},
+		"an authorizer failed closed":     {status: authorizationv1.SubjectAccessReviewStatus{Denied: true, EvaluationError: "authorizer is down"}, unknown: "authorizer is down"},
 		"an authorizer cannot be asked":   {status: authorizationv1.SubjectAccessReviewStatus{EvaluationError: "authorizer is down"}, unknown: "authorizer is down"},
 		"the API server cannot be asked":  {err: errors.New("connection refused"), unknown: "connection refused"},
 		"a contradiction is no yes":       {status: authorizationv1.SubjectAccessReviewStatus{Allowed: true, Denied: true}},
