@@ -121,9 +121,9 @@ func (k kind) spec(object map[string]any, repeated field.ErrorList) Verdict {
 	if err != nil {
 		// The walker knows all that can be wrong with a type; should it have
 		// missed something, the object is refused nevertheless.
-		return Verdict{Findings: append(w.findings, field.Invalid(field.NewPath("spec"), field.OmitValueType{}, "cannot be read").WithOrigin(RuleUnreadable))}
+		return Verdict{Findings: append(w.findings, field.Invalid(field.NewPath("spec"), field.OmitValueType{}, "cannot be read").WithOrigin(RuleUnreadable)), More: w.more}
 	}
-	return Verdict{Findings: append(w.findings, w.without(findings)...), Warnings: warnings}
+	return Verdict{Findings: append(w.findings, w.without(findings)...), More: w.more, Warnings: warnings}
 }
 
 // decode returns an object and the fields that are written more than once, of

@@ -34,6 +34,9 @@ func IDCases() []IDCase {
 type Verdict struct {
 	// Findings, if any, refuse the object; nothing else is said then.
 	Findings field.ErrorList
+	// More is how many findings there are besides Findings, which holds a thousand
+	// about names and types at most.
+	More int
 	// Warnings are about what is legal and surely unwanted.
 	Warnings []Warning
 	// ResourceID, if not empty, is what spec.resourceID is to become before the

@@ -21,6 +21,8 @@ import (
 // judged all the same.
 type walker struct {
 	findings field.ErrorList
+	// more are the findings beyond maxFindings, which are only counted.
+	more int
 	// mistyped holds the paths of the values that were removed.
 	mistyped map[string]bool
 	// path leads to the value that is looked at. It becomes a field.Path only for
@@ -28,6 +30,19 @@ type walker struct {
 	path []step
 	// replacement is set by what returns replace.
 	replacement any
+}
+
+// maxFindings is how many findings about names and types are worked out: nobody
+// reads more, and a small object can hold a hundred thousand mistakes.
+const maxFindings = 1000
+
+// full counts a finding and reports whether there are enough of them already.
+func (w *walker) full() bool {
+	if len(w.findings) < maxFindings {
+		return false
+	}
+	w.more++
+	return true
 }
 
 // step of a path: a field, a key of a map, or an index of a list.
@@ -149,17 +164,15 @@ func (w *walker) object(n *node, object map[string]any) {
 // entries checks the values of a map. One of a wrong type leaves its key, which
 // is judged all the same.
 func (w *walker) entries(n *node, object map[string]any) {
-	first := len(w.findings)
-	for key, v := range object {
-		switch w.below(step{kind: stepKey, name: key}, n.elem, v) {
+	// Maps have no order, findings have one.
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		switch w.below(step{kind: stepKey, name: key}, n.elem, object[key]) {
 		case drop:
 			object[key] = nil
 		case replace:
 			object[key] = w.replacement
 		}
 	}
-	// Maps have no order, findings have one.
-	slices.SortStableFunc(w.findings[first:], func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 }
 
 // elements checks those of a list. One of a wrong type keeps its place, so that
@@ -185,10 +198,17 @@ func (w *walker) strangeNames(n *node, object map[string]any) {
 		v := object[name]
 		delete(object, name)
 		meant, miscapitalised := n.lower[strings.ToLower(name)]
-		if !miscapitalised {
+		full := w.full()
+		if !miscapitalised && !full {
 			meant = spelling.Nearest(name, n.names)
 		}
 		_, taken := object[meant]
+		if meant != "" && !taken {
+			object[meant] = v
+		}
+		if full {
+			continue
+		}
 		finding := field.Forbidden(w.at().Child(name), "unknown field").WithOrigin(RuleFieldUnknown)
 		switch {
 		case miscapitalised && taken:
@@ -199,15 +219,12 @@ func (w *walker) strangeNames(n *node, object map[string]any) {
 			finding.Detail, finding.Origin = fmt.Sprintf("unknown field, did you mean %q?", meant), RuleFieldMisspelt
 		}
 		w.findings = append(w.findings, finding)
-		if meant != "" && !taken {
-			object[meant] = v
-		}
 	}
 }
 
 func (w *walker) time(s string) outcome {
 	if _, err := time.Parse(time.RFC3339, s); err != nil {
-		return w.remove(field.TypeInvalid(w.at(), s, "must be a time in RFC 3339 format, such as 2006-01-02T15:04:05Z").WithOrigin(RuleTypeTime))
+		return w.remove(RuleTypeTime, s, func() string { return "must be a time in RFC 3339 format, such as 2006-01-02T15:04:05Z" })
 	}
 	return keep
 }
@@ -224,7 +241,7 @@ func (w *walker) integer(n *node, v any) outcome {
 		return w.outOfRange(n, v)
 	case float64:
 		if v != math.Trunc(v) {
-			return w.remove(field.TypeInvalid(w.at(), v, "must be a whole number").WithOrigin(RuleTypeWholeNumber))
+			return w.remove(RuleTypeWholeNumber, v, func() string { return "must be a whole number" })
 		}
 		if limit := math.Ldexp(1, n.bits-1); v < -limit || v >= limit {
 			return w.outOfRange(n, v)
@@ -236,7 +253,9 @@ func (w *walker) integer(n *node, v any) outcome {
 			return w.mistype(n, v)
 		}
 		// It is clear what was meant: the rest is judged by it.
-		w.findings = append(w.findings, field.TypeInvalid(w.at(), v, "must be a number, not a string: remove the quotes").WithOrigin(RuleTypeNumber))
+		if !w.full() {
+			w.findings = append(w.findings, field.TypeInvalid(w.at(), v, "must be a number, not a string: remove the quotes").WithOrigin(RuleTypeNumber))
+		}
 	default:
 		return w.mistype(n, v)
 	}
@@ -249,22 +268,27 @@ func (w *walker) outOfRange(n *node, v any) outcome {
 	if n.bits == 32 {
 		least, most = math.MinInt32, math.MaxInt32
 	}
-	return w.remove(field.TypeInvalid(w.at(), v, fmt.Sprintf("must be from %d to %d", least, most)).WithOrigin(RuleTypeRange))
+	return w.remove(RuleTypeRange, v, func() string { return fmt.Sprintf("must be from %d to %d", least, most) })
 }
 
 // mistype removes a value of a wrong JSON type.
 func (w *walker) mistype(n *node, v any) outcome {
 	want := wantedTypes[n.shape]
-	detail := fmt.Sprintf("must be %s, not %s", want.name, jsonKind(v))
+	kind := jsonKind(v)
+	quote := false
 	switch v.(type) {
 	case int64, float64, bool:
-		if n.shape == shapeString {
-			detail += ": put it in quotes"
-		}
+		quote = n.shape == shapeString
 	case map[string]any, []any, nil:
 		v = field.OmitValueType{}
 	}
-	return w.remove(field.TypeInvalid(w.at(), v, detail).WithOrigin(want.rule))
+	return w.remove(want.rule, v, func() string {
+		detail := fmt.Sprintf("must be %s, not %s", want.name, kind)
+		if quote {
+			detail += ": put it in quotes"
+		}
+		return detail
+	})
 }
 
 // wantedTypes are the JSON types in the words of messages.
@@ -295,12 +319,16 @@ func jsonKind(v any) string {
 	return "null"
 }
 
-func (w *walker) remove(finding *field.Error) outcome {
-	w.findings = append(w.findings, finding)
+// remove drops the value that is looked at, which breaks a rule about types.
+func (w *walker) remove(rule string, v any, detail func() string) outcome {
+	at := w.at()
 	if w.mistyped == nil {
 		w.mistyped = make(map[string]bool)
 	}
-	w.mistyped[finding.Field] = true
+	w.mistyped[at.String()] = true
+	if !w.full() {
+		w.findings = append(w.findings, field.TypeInvalid(at, v, detail()).WithOrigin(rule))
+	}
 	return drop
 }
 

@@ -62,6 +62,9 @@ func (h *Handler) Handle(ctx context.Context, req admission.Request) admission.R
 	if req.Kind.Group != v1.GroupName || !h.Rules.Knows(req.Kind.Kind) {
 		return admission.Errored(http.StatusBadRequest, fmt.Errorf("cannot judge %s", schema.GroupVersionKind(req.Kind)))
 	}
+	if len(req.Object.Raw) > maxObject {
+		return tooLarge(req)
+	}
 	parts, err := h.parts(req)
 	if err != nil {
 		return admission.Errored(http.StatusBadRequest, err)
@@ -74,7 +77,7 @@ func (h *Handler) Handle(ctx context.Context, req admission.Request) admission.R
 		return admission.Errored(http.StatusBadRequest, err)
 	}
 	if len(verdict.Findings) > 0 {
-		return refuse(ctx, req, verdict.Findings)
+		return refuse(ctx, req, verdict)
 	}
 	return h.admit(ctx, req, parts, verdict)
 }
@@ -127,7 +130,25 @@ func (h *Handler) parts(req admission.Request) (validation.Parts, error) {
 	return changed, nil
 }
 
+// tooLarge refuses an object above maxObject, unless nothing of it is to be judged.
+func tooLarge(req admission.Request) admission.Response {
+	if req.Operation == admissionv1.Update {
+		untouched, err := validation.Untouched(req.OldObject.Raw, req.Object.Raw, maxObject)
+		if err != nil {
+			return admission.Errored(http.StatusBadRequest, err)
+		}
+		if untouched {
+			return admission.Allowed("")
+		}
+	}
+	status := apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("%s has %d bytes as JSON, at most %d are allowed", req.Kind.Kind, len(req.Object.Raw), maxObject)).Status()
+	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{Allowed: false, Result: &status}}
+}
+
 const (
+	// maxObject bounds, in bytes, an object that is judged. The largest that mean
+	// something are a hundredth of it; annotations and managedFields come on top.
+	maxObject = 512 << 10
 	// maxFindings bounds an answer: a small object can hold a hundred thousand
 	// mistakes, and each is said twice in a Status.
 	maxFindings = 100
@@ -137,8 +158,9 @@ const (
 
 // refuse answers as the API server does for its own kinds: a Status with a cause
 // for every finding, which kubectl prints one below the other.
-func refuse(ctx context.Context, req admission.Request, findings field.ErrorList) admission.Response {
-	if more := len(findings) - maxFindings; more > 0 {
+func refuse(ctx context.Context, req admission.Request, verdict validation.Verdict) admission.Response {
+	findings := verdict.Findings
+	if more := len(findings) - maxFindings + verdict.More; more > 0 {
 		findings = append(findings[:maxFindings:maxFindings], field.Forbidden(field.NewPath("spec"), fmt.Sprintf("%d further findings are left out", more)))
 	}
 	fields := make([]string, len(findings))

@@ -73,6 +73,40 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 }
 
+// Work is bounded, too: what is too large is refused undecoded.
+func TestLargeObjects(t *testing.T) {
+	padding := func(n int, b string) string { return `,"labels":{"a":"` + strings.Repeat(b, n) + `"}` }
+	large := identity(padding(maxObject, "b"), goodSpec)
+	refused := fmt.Sprintf("Request entity too large: AzureIdentity has %d bytes as JSON, at most 524288 are allowed", len(large))
+	tests := map[string]struct {
+		req  admission.Request
+		want string // "" is allowed
+	}{
+		"as large as may be": {
+			req: request(admissionv1.Create, "", identity(padding(maxObject-len(identity(padding(0, ""), goodSpec)), "b"), goodSpec), nil),
+		},
+		"too large":                       {req: request(admissionv1.Create, "", large, nil), want: refused},
+		"too large and no JSON":           {req: request(admissionv1.Create, "", strings.Repeat("{", len(large)), nil), want: refused},
+		"the spec of a large one changes": {req: request(admissionv1.Update, strings.Replace(large, "demo", "other", 1), strings.Replace(large, "/demo", "/dem0", 1), nil), want: refused},
+		"the spec of a large one stays":   {req: request(admissionv1.Update, identity("", goodSpec), large, nil)},
+		"a large one is deleted":          {req: request(admissionv1.Delete, large, "", nil)},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			resp := newHandler(t).Handle(t.Context(), tt.req)
+			if tt.want == "" {
+				if !resp.Allowed {
+					t.Errorf("refused: %s", resp.Result.Message)
+				}
+				return
+			}
+			if resp.Allowed || resp.Result.Code != 413 || resp.Result.Reason != metav1.StatusReasonRequestEntityTooLarge || resp.Result.Message != tt.want {
+				t.Errorf("allowed %v, %v", resp.Allowed, resp.Result)
+			}
+		})
+	}
+}
+
 func TestHandle(t *testing.T) {
 	as := func(user string) func(*admission.Request) {
 		return func(r *admission.Request) { r.UserInfo.Username = user }
