@@ -60,8 +60,6 @@ func TestAdmission(t *testing.T) {
 	t.Run("a binding without its identity gets a warning", s.testWarnings)
 	t.Run("several objects in one file", s.testSeveralObjects)
 	t.Run("a capitalised spec", s.testTopLevelName)
-	t.Run("objects stored earlier", s.testStoredObjects)
-	t.Run("the commands of the troubleshooting guide", s.testGuideCommands)
 	t.Run("a renewed certificate is served at once", s.testRenewal)
 }
 

@@ -188,6 +188,10 @@ func exceptMIC() []admissionregv1.MatchCondition {
 	return []admissionregv1.MatchCondition{{
 		Name:       "not-mic",
 		Expression: `!(request.resource.resource == "azureassignedidentities" && request.userInfo.username == ` + strconv.Quote(micUser) + `)`,
+	}, {
+		Name: "something-to-judge",
+		Expression: `request.operation == "CREATE" || object.?spec != oldObject.?spec || ` +
+			`(request.resource.resource == "azureidentities" && object.metadata.?annotations != oldObject.metadata.?annotations)`,
 	}}
 }
 

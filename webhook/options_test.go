@@ -29,7 +29,7 @@ func TestCommandLineMistakes(t *testing.T) {
 		args []string
 		want string
 	}{
-		"an unknown command": {[]string{"server"}, `unknown command "server", must be one of cleanup, prepare, serve, uninstall`},
+		"an unknown command": {[]string{"server"}, `unknown command "server", must be one of cleanup, lint, prepare, serve, uninstall`},
 		"an unknown flag":    {[]string{"--ports=1"}, "unknown flag: --ports"},
 		"an unexpected word": {[]string{"serve", "now"}, `unexpected argument "now"`},
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -54,81 +53,6 @@ func (s *apiServer) testTopLevelName(t *testing.T) {
 	const want = `Error from server (BadRequest): error when creating "STDIN": AzureIdentityBinding in version "v1" cannot be handled as a AzureIdentityBinding: strict decoding error: unknown field "Spec"` + "\n"
 	if diff := cmp.Diff(want, r.stderr); !r.failed || diff != "" {
 		t.Errorf("output (-want +got):\n%s", diff)
-	}
-}
-
-// Objects stored before the webhook was there keep their labels, finalizers and
-// deletion, but a new spec must be valid.
-func (s *apiServer) testStoredObjects(t *testing.T) {
-	const stored = header + "kind: AzureIdentity\nmetadata: {name: stored, finalizers: [example.com/hold]}\nspec: {type: 0, ResourceID: " + goodID + "}\n"
-	s.withoutWebhooks(t, func() {
-		waitFor(t, "the API server to forget the webhooks", func() bool { return !s.run(t, stored, "create", "-f", "-").failed })
-	})
-	waitFor(t, "the API server to ask the webhooks again", func() bool {
-		return s.run(t, strings.Replace(stored, "stored", "trial", 1), "create", "--dry-run=server", "-f", "-").failed
-	})
-	s.must(t, "", "label", "azureidentity", "stored", "a=b")
-	s.must(t, "", "annotate", "azureidentity", "stored", "a=b")
-	s.must(t, "", "patch", "azureidentity", "stored", "--subresource=status", "--type=merge", "-p", `{"status":{"availableReplicas":1}}`)
-	r := s.run(t, "", "patch", "azureidentity", "stored", "--type=merge", "-p", `{"spec":{"clientID":"7eb6d1a0-2c4f-4b8e-9d3a-5f1e0c7ba6a9"}}`)
-	if want := `The AzureIdentity "stored" is invalid: spec.ResourceID: Forbidden: miscapitalised, use "resourceID"` + "\n"; !r.failed || r.stderr != want {
-		t.Errorf("kubectl patch says %q, want %q", r.stderr, want)
-	}
-	s.must(t, "", "delete", "azureidentity", "stored", "--wait=false")
-	s.must(t, "", "patch", "azureidentity", "stored", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
-	if out := s.must(t, "", "get", "azureidentity", "stored", "--ignore-not-found", "-o", "name"); out != "" {
-		t.Errorf("%s is still there", out)
-	}
-}
-
-// withoutWebhooks runs f while our webhook configurations are gone.
-func (s *apiServer) withoutWebhooks(t *testing.T, f func()) {
-	t.Helper()
-	const kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
-	saved := s.must(t, "", "get", kinds, "-o", "json")
-	s.must(t, "", "delete", kinds, "aad-pod-identity")
-	f()
-	var list struct {
-		APIVersion string           `json:"apiVersion"`
-		Kind       string           `json:"kind"`
-		Items      []map[string]any `json:"items"`
-	}
-	if err := json.Unmarshal([]byte(saved), &list); err != nil {
-		t.Fatal(err)
-	}
-	for _, item := range list.Items {
-		item["metadata"] = map[string]any{"name": "aad-pod-identity"}
-	}
-	again, err := json.Marshal(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.must(t, string(again), "create", "-f", "-")
-}
-
-// The two commands of the troubleshooting guide that clear finalizers. What MIC
-// wrote long ago may break today's rules.
-func (s *apiServer) testGuideCommands(t *testing.T) {
-	for _, name := range []string{"assigned-1", "assigned-2"} {
-		s.must(t, header+"kind: AzureAssignedIdentity\nmetadata: {name: "+name+", finalizers: [azureassignedidentity.finalizers.aadpodidentity.k8s.io]}\n"+
-			"spec: {pod: p, podNamespace: default, nodename: node-0, azureIdentityRef: {apiVersion: aadpodidentity.k8s.io/v1, kind: AzureIdentity, metadata: {name: demo}, spec: {type: 0, ResourceID: "+goodID+"}}}\n",
-			"create", "--as="+micUser, "--as-group=system:masters", "-f", "-")
-	}
-	var list map[string]any
-	if err := json.Unmarshal([]byte(s.must(t, "", "get", "azureassignedidentity", "-A", "-o=json")), &list); err != nil {
-		t.Fatal(err)
-	}
-	for _, item := range list["items"].([]any) { // jq '.items[].metadata.finalizers=null'
-		item.(map[string]any)["metadata"].(map[string]any)["finalizers"] = nil
-	}
-	cleared, err := json.Marshal(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.must(t, string(cleared), "apply", "-f", "-")
-	s.must(t, "", "delete", "azureassignedidentity", "--all")
-	if out := s.must(t, "", "get", "azureassignedidentity", "-o", "name"); out != "" {
-		t.Errorf("left: %s", out)
 	}
 }
 

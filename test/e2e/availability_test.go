@@ -227,7 +227,10 @@ func TestWebhookAway(t *testing.T) {
 	kubectl(t, "delete", "pod", "-n", "kube-system", "e2e-away", "--wait=false")
 	// MIC goes on: the pod has its identity, and gets its tags.
 	waitState(t, ns, "bound", "away", "Assigned")
-	// What is there can still be taken away.
+	// What leaves the spec alone asks nobody, and what is there can be taken away.
+	kubectl(t, "label", "azureidentity", "-n", ns, "away", "team=a")
+	kubectl(t, "patch", "azureidentity", "-n", ns, "away", "--type=merge", "-p", `{"metadata":{"finalizers":["example.com/hold"]}}`)
+	kubectl(t, "patch", "azureidentity", "-n", ns, "away", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
 	kubectl(t, "delete", "azureidentitybinding", "-n", ns, "away")
 	waitUnassigned(t, ns, "bound", "away")
 

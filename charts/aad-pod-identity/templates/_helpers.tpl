@@ -241,7 +241,9 @@ may be one that users' pods live in.
 
 {{/*
 What the entries for our own kinds share. MIC's writes of AzureAssignedIdentities,
-which a policy guards, never wait for the webhook.
+which a policy guards, never wait for the webhook. Nor do updates that it would pass
+anyway, since they leave alone what it judges: while it is down, finalizers can be
+cleared, garbage collected, and a release with the same objects rolled back.
 */}}
 {{- define "aad-pod-identity.webhook.objects" -}}
 failurePolicy: {{ .Values.webhook.failurePolicy }}
@@ -256,6 +258,10 @@ matchConditions:
     expression: >-
       request.resource.resource != 'azureassignedidentities' ||
       request.userInfo.username != {{ include "aad-pod-identity.mic.username" . | squote }}
+  - name: something-to-judge
+    expression: >-
+      request.operation == 'CREATE' || object.?spec != oldObject.?spec ||
+      (request.resource.resource == 'azureidentities' && object.metadata.?annotations != oldObject.metadata.?annotations)
 {{- end -}}
 
 {{/* The binding that puts a policy into force: (dict "root" $ "name" "references"). */}}
