@@ -194,29 +194,3 @@ func gatePatch(p *corev1.Pod, want gateState, now time.Time) ([]byte, error) {
 		}}},
 	})
 }
-
-// unlabelled deals with a pod whose label was taken off while it runs. It is in
-// no cache any more, so the API server is asked, once for a pod that went away
-// with its identities.
-func (r *podReconciler) unlabelled(ctx context.Context, key types.NamespacedName) error {
-	var p corev1.Pod
-	err := r.world.live.Get(ctx, key, &p)
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("reading pod %s: %w", key, err)
-	}
-	if _, labelled := p.Labels[v1.BindingLabelKey]; labelled {
-		return nil // the cache is behind; the pod is an event to come
-	}
-	if err := r.tag(ctx, &p, binding.Result{}); err != nil {
-		return err
-	}
-	return r.setGate(ctx, &p, judgeGate(&p, binding.Result{}, nil))
-}
-
-// anyLive says whether one of the assigned identities is not being deleted.
-func anyLive(all []*v1.AzureAssignedIdentity) bool {
-	return slices.ContainsFunc(all, func(a *v1.AzureAssignedIdentity) bool { return a.DeletionTimestamp.IsZero() })
-}

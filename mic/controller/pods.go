@@ -27,6 +27,8 @@ type podReconciler struct {
 	events  events
 	metrics *metric.MIC
 	start   *start
+	// unlabelled remembers the pods whose label is gone.
+	unlabelled unlabelled
 	// gates: the condition of the readiness gate is set.
 	gates bool
 	// reviewInterval is how often a right that has no event is looked at again.
@@ -71,9 +73,14 @@ func (r *podReconciler) Reconcile(ctx context.Context, request reconcile.Request
 		ForceNamespaced: r.world.forceNamespaced,
 	})
 	var errs []error
-	if pod == nil && !uninstalling && anyLive(current) {
+	switch {
+	case pod != nil:
+		r.unlabelled.forget(request.NamespacedName)
+	case !uninstalling && r.unlabelled.due(request.NamespacedName, len(current) > 0):
 		// Before they go: after a crash they lead here again.
-		errs = append(errs, r.unlabelled(ctx, request.NamespacedName))
+		err := r.unlabel(ctx, request.NamespacedName)
+		r.unlabelled.record(request.NamespacedName, len(current) > 0, err)
+		errs = append(errs, err)
 	}
 	errs = append(errs, r.apply(ctx, plan)...)
 	if pod != nil && !uninstalling {
