@@ -165,8 +165,8 @@ func (r *podReconciler) setGate(ctx context.Context, p *corev1.Pod, want gateSta
 	target := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name}}
 	err = r.writer.Status().Patch(ctx, target, client.RawPatch(types.StrategicMergePatchType, patch))
 	switch {
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		return nil // it is gone, and maybe another of its name is an event to come
+	case apierrors.IsNotFound(err):
+		return nil
 	case err != nil:
 		return fmt.Errorf("setting the readiness gate of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}

@@ -1,14 +1,20 @@
 package controller
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
@@ -244,5 +250,37 @@ func TestOnlyPodsThatHaveTheGateKeepItInTheCache(t *testing.T) {
 	check(t, err)
 	if p := reduced.(*corev1.Pod); gated(p) || len(p.Status.Conditions) > 0 {
 		t.Errorf("%+v", p.Status.Conditions)
+	}
+}
+
+func TestSetGate(t *testing.T) {
+	pods := schema.GroupResource{Resource: "pods"}
+	for name, test := range map[string]struct {
+		answer error
+		fails  bool
+	}{
+		"it is written":                      {},
+		"the pod is gone":                    {answer: apierrors.NewNotFound(pods, "app")},
+		"the pod is another by now":          {answer: apierrors.NewConflict(pods, "app", errors.New("the UID in the precondition")), fails: true},
+		"the API server is out of its depth": {answer: apierrors.NewTooManyRequests("later", 1), fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := gatePod("web")
+			r, server := fakePods(t, interceptor.Funcs{SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+				if test.answer != nil {
+					return test.answer
+				}
+				return c.SubResource(sub).Patch(ctx, o, patch, opts...)
+			}}, p)
+			want := gateState{corev1.ConditionFalse, v1.ReasonPending, "waiting"}
+			err := r.setGate(t.Context(), p, want)
+			if (err != nil) != test.fails || (test.fails && !errors.Is(err, test.answer)) {
+				t.Errorf("error %v", err)
+			}
+			check(t, server.Get(t.Context(), client.ObjectKeyFromObject(p), p))
+			if written := gateStateOf(p) == want; written != (test.answer == nil) {
+				t.Errorf("the condition is %+v", gateStateOf(p))
+			}
+		})
 	}
 }
