@@ -19,8 +19,12 @@ import (
 )
 
 const (
-	// timeout of one review.
-	timeout = 10 * time.Second
+	// timeout of one review. The API server answers in milliseconds, and whoever
+	// asks has others to serve.
+	timeout = 2 * time.Second
+	// FailureLife is how long it is remembered at most that a question has no
+	// answer, so that an outage costs those who ask no timeout each time.
+	FailureLife = 5 * time.Second
 	// maxAnswers bounds the memory of a Reviewer. There are as many answers as
 	// pairs of service account and identity in use.
 	maxAnswers = 10_000
@@ -57,8 +61,8 @@ type Reviews interface {
 	Create(ctx context.Context, review *authorizationv1.SubjectAccessReview, opts metav1.CreateOptions) (*authorizationv1.SubjectAccessReview, error)
 }
 
-// Reviewer asks, and remembers answers for a while. A review that failed is not
-// remembered.
+// Reviewer asks, and remembers answers for a while. That a review failed is
+// remembered as well, for less long, and never as an answer.
 type Reviewer struct {
 	reviews Reviews
 	life    time.Duration
@@ -71,12 +75,15 @@ type Reviewer struct {
 // question is whether a service account may use an identity.
 type question struct{ account, identity types.NamespacedName }
 
+// answer is a yes or no, or why there is none.
 type answer struct {
 	allowed bool
+	err     error
 	until   time.Time
 }
 
-// New returns a Reviewer whose answers are at most life old.
+// New returns a Reviewer whose answers are at most life old, and whose failures
+// are at most FailureLife old where that is less.
 func New(reviews Reviews, life time.Duration) *Reviewer {
 	return &Reviewer{reviews: reviews, life: life, answers: map[question]answer{}}
 }
@@ -88,14 +95,22 @@ func (r *Reviewer) MayUse(ctx context.Context, account, identity types.Namespace
 	known, ok := r.answers[q]
 	r.mu.Unlock()
 	if ok && time.Now().Before(known.until) {
-		return known.allowed, nil
+		return known.allowed, known.err
 	}
 	// Pods come in hundreds with one service account; the first asks for all, and
 	// does not take the answer with it when it is cancelled.
 	flight := r.flights.DoChan(account.String()+" "+identity.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer cancel()
-		return r.ask(ctx, q)
+		asked := time.Now()
+		allowed, err := r.ask(ctx, q)
+		if err != nil {
+			// A failure may take its time, and counts from its end.
+			r.remember(q, answer{err: err, until: time.Now().Add(min(FailureLife, r.life))})
+			return false, err
+		}
+		r.remember(q, answer{allowed: allowed, until: asked.Add(r.life)})
+		return allowed, nil
 	})
 	select {
 	case <-ctx.Done():
@@ -107,7 +122,6 @@ func (r *Reviewer) MayUse(ctx context.Context, account, identity types.Namespace
 }
 
 func (r *Reviewer) ask(ctx context.Context, q question) (bool, error) {
-	asked := time.Now()
 	review, err := r.reviews.Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		// As the API server names a service account that sends it a request.
 		User:   "system:serviceaccount:" + q.account.Namespace + ":" + q.account.Name,
@@ -127,15 +141,18 @@ func (r *Reviewer) ask(ctx context.Context, q question) (bool, error) {
 		// no word about the right.
 		return false, fmt.Errorf("reviewing access: %s", s.EvaluationError)
 	}
-	allowed := s.Allowed && !s.Denied
+	return s.Allowed && !s.Denied, nil
+}
+
+func (r *Reviewer) remember(q question, a answer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.answers) >= maxAnswers {
-		maps.DeleteFunc(r.answers, func(_ question, a answer) bool { return !asked.Before(a.until) })
+		now := time.Now()
+		maps.DeleteFunc(r.answers, func(_ question, a answer) bool { return !now.Before(a.until) })
 	}
 	if len(r.answers) >= maxAnswers {
 		clear(r.answers)
 	}
-	r.answers[q] = answer{allowed: allowed, until: asked.Add(r.life)}
-	return allowed, nil
+	r.answers[q] = a
 }

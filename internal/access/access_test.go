@@ -114,11 +114,55 @@ func TestAnswersAreRememberedForAWhile(t *testing.T) {
 		allowed = true
 		ask(false, nil, 2)
 		<-time.After(10 * time.Second)
-		failure = errors.New("down")
-		ask(false, failure, 3)
-		ask(false, failure, 4) // not remembered
+		failed := errors.New("down")
+		failure = failed
+		ask(false, failed, 3)
 		failure = nil
-		ask(true, nil, 5)
+		<-time.After(4 * time.Second)
+		ask(false, failed, 3) // for a while it is remembered, as what it is
+		<-time.After(time.Second)
+		ask(true, nil, 4)
+	})
+}
+
+func TestAFailureIsRememberedNoLongerThanAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := says(authorizationv1.SubjectAccessReviewStatus{}, errors.New("down"))
+		r := New(s, time.Second)
+		for range 3 {
+			if allowed, err := r.MayUse(t.Context(), account, identity); allowed || err == nil {
+				t.Errorf("%v, %v", allowed, err)
+			}
+			<-time.After(time.Second)
+		}
+		if n := s.asked.Load(); n != 3 {
+			t.Errorf("%d reviews, want 3", n)
+		}
+	})
+}
+
+// silent is an API server that does not answer.
+type silent struct{ asked atomic.Int64 }
+
+func (s *silent) Create(ctx context.Context, _ *authorizationv1.SubjectAccessReview, _ metav1.CreateOptions) (*authorizationv1.SubjectAccessReview, error) {
+	s.asked.Add(1)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestAnOutageHoldsUpNobodyForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s silent
+		r := New(&s, time.Minute)
+		begin := time.Now()
+		for range 100 {
+			if allowed, err := r.MayUse(t.Context(), account, identity); allowed || !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("%v, %v", allowed, err)
+			}
+		}
+		if waited := time.Since(begin); waited != 2*time.Second || s.asked.Load() != 1 {
+			t.Errorf("100 pods waited %v for %d reviews", waited, s.asked.Load())
+		}
 	})
 }
 
