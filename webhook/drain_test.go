@@ -23,7 +23,7 @@ func startDraining(ctx, stopping context.Context, t *testing.T) (server draining
 	}
 	other := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
 	defer other.Close()
-	server = drainingServer{stopping: stopping, Server: ctrlwebhook.NewServer(ctrlwebhook.Options{Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+	server = drainingServer{stopping: stopping, slots: newSlots(), Server: ctrlwebhook.NewServer(ctrlwebhook.Options{Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 		c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &other.TLS.Certificates[0], nil }
 	}}})}
 	ctx, cancel := context.WithCancel(ctx)
