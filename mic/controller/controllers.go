@@ -128,7 +128,7 @@ func New(ctx context.Context, config *rest.Config, live client.Client, engine *c
 	}
 	ev := events{o.Recorder}
 	maps := &mappers{world: w, events: ev, complain: klog.Errorf}
-	pods := &podReconciler{world: w, writer: m.GetClient(), events: ev, metrics: o.Metrics, start: c.start, gates: o.ReadinessGate, reviewInterval: o.ReviewInterval}
+	pods := &podReconciler{world: w, writer: m.GetClient(), events: ev, metrics: o.Metrics, start: c.start, gates: o.ReadinessGate, reviewInterval: o.ReviewInterval, unknown: unknownRights()}
 	targets := &targetReconciler{
 		world: w, engine: engine, events: ev, metrics: o.Metrics, start: c.start,
 		status: &statusWriter{writer: m.GetClient(), events: ev, metrics: o.Metrics, parallel: o.Parallel},

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -33,6 +35,8 @@ type podReconciler struct {
 	gates bool
 	// reviewInterval is how often a right that has no event is looked at again.
 	reviewInterval time.Duration
+	// unknown spaces the questions about rights that are not known.
+	unknown workqueue.TypedRateLimiter[types.NamespacedName]
 }
 
 // Reconcile implements reconcile.Reconciler. A request with an empty name is
@@ -84,9 +88,10 @@ func (r *podReconciler) Reconcile(ctx context.Context, request reconcile.Request
 	}
 	errs = append(errs, r.apply(ctx, plan)...)
 	if pod != nil && !uninstalling {
-		errs = append(errs, r.explain(ctx, pod, result), r.tag(ctx, pod, result), r.setGate(ctx, pod, judgeGate(pod, result, current)))
+		r.explain(ctx, pod, result)
+		errs = append(errs, r.tag(ctx, pod, result), r.setGate(ctx, pod, judgeGate(pod, result, current)))
 	}
-	return r.next(pod, result), errors.Join(errs...)
+	return r.next(request.NamespacedName, pod, result), errors.Join(errs...)
 }
 
 // apply carries out a plan as far as it can.

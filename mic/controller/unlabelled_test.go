@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -53,6 +54,7 @@ func fakePods(t *testing.T, funcs interceptor.Funcs, objects ...client.Object) (
 	return &podReconciler{
 		world: &world{cached: cached, live: live, namespace: "mic"}, writer: live,
 		events: events{record.NewFakeRecorder(100)}, metrics: metric.NewMIC(prometheus.NewRegistry()), start: started, gates: true,
+		reviewInterval: 4 * time.Minute, unknown: unknownRights(),
 	}, server
 }
 
