@@ -37,18 +37,23 @@ func NewWarner(source *Source, within time.Duration, event func(ctx context.Cont
 
 // Run looks at the certificate until ctx ends.
 func (w *Warner) Run(ctx context.Context) error {
-	tick := time.NewTicker(warnCheckInterval)
-	defer tick.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	var last time.Time
 	for {
-		if w.warn(ctx, last) {
-			last = w.now()
-		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-timer.C:
 		}
+		if _, err := w.current(); err != nil {
+			timer.Reset(retryInterval) // at the start the certificate is not read yet
+			continue
+		}
+		if w.warn(ctx, last) {
+			last = w.now()
+		}
+		timer.Reset(warnCheckInterval)
 	}
 }
 

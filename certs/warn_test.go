@@ -92,3 +92,34 @@ func TestWarner(t *testing.T) {
 		}
 	})
 }
+
+// TestWarnerAtTheStart: the certificate is read after the first look, and is late.
+func TestWarnerAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		end := begin.Add(3 * day)
+		var at []time.Duration
+		w := &Warner{
+			current: func() (*tls.Certificate, error) {
+				if time.Since(begin) < 2*time.Second {
+					return nil, errors.New("none yet")
+				}
+				return &tls.Certificate{Leaf: &x509.Certificate{NotBefore: end.Add(-90 * day), NotAfter: end}}, nil
+			},
+			within: 7 * day,
+			now:    time.Now,
+			event: func(context.Context, string, string) error {
+				at = append(at, time.Since(begin))
+				return nil
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- w.Run(ctx) }()
+		<-time.After(5 * time.Second)
+		cancel()
+		if err := <-ended; err != nil || len(at) != 1 || at[0] > 3*time.Second {
+			t.Errorf("warned at %v (%v), want once, as soon as there is a certificate", at, err)
+		}
+	})
+}

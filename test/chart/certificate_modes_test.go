@@ -26,10 +26,6 @@ func TestCertificateModes(t *testing.T) {
 			certManager: true, secretName: webhookName + "-tls", annotation: true,
 			arguments: []string{"--webhook-configuration=" + webhookName, "--service=" + webhookName, "--namespace=" + namespace},
 		},
-		"cert-manager with a Secret of another name": {
-			args:        []string{"--set", "webhook.certificates.secretName=other"},
-			certManager: true, secretName: "other", annotation: true,
-		},
 		"self": {
 			args:   []string{"--set", "webhook.certificates.mode=self"},
 			secret: true,
@@ -112,6 +108,7 @@ func TestCertificateValuesAreRefused(t *testing.T) {
 		"a provided certificate without a CA":  {append(mode("provided"), "--set", "webhook.certificates.secretName=ours"), "with tls.crt and tls.key for " + webhookHost + ", and webhook.certificates.caBundle"},
 		"a provided certificate in no Secret":  {append(mode("provided"), bundle...), "needs webhook.certificates.secretName"},
 		"a bundle that cert-manager overrides": {bundle, "in mode cert-manager the CA is put into the webhook configurations without you"},
+		"a Secret that would be written over":  {[]string{"--set", "webhook.certificates.secretName=ours"}, "in mode cert-manager the Secret would be written over"},
 		"a bundle that the webhook overrides":  {append(mode("self"), bundle...), "in mode self the CA is put"},
 		"a warning without a unit":             {[]string{"--set-string", "webhook.certificates.expiryWarning=7"}, "/webhook/certificates/expiryWarning"},
 	}
@@ -146,7 +143,6 @@ func TestCleanupDeletesOurSecretsOnly(t *testing.T) {
 	}{
 		"cert-manager":                  {nil, webhookName + "-tls," + webhookName + "-self-signed," + webhookName + "-ca"},
 		"an issuer of the user's":       {[]string{"--set", "webhook.certManager.issuerRef.name=" + webhookName + "-ca"}, webhookName + "-tls," + webhookName + "-self-signed"},
-		"a Secret of another name":      {[]string{"--set", "webhook.certificates.secretName=other"}, webhookName + "-tls," + webhookName + "-self-signed," + webhookName + "-ca,other"},
 		"self":                          {[]string{"--set", "webhook.certificates.mode=self"}, webhookName + "-tls," + webhookName + "-self-signed," + webhookName + "-ca"},
 		"provided":                      {newForeignCA(t).values(t), webhookName + "-tls," + webhookName + "-self-signed," + webhookName + "-ca"},
 		"provided, by a name like ours": {append(newForeignCA(t).values(t), "--set", "webhook.certificates.secretName="+webhookName+"-tls"), webhookName + "-self-signed," + webhookName + "-ca"},

@@ -170,9 +170,12 @@ know no cluster.
 {{- $certificates := .Values.webhook.certificates -}}
 {{- if ne $certificates.mode "provided" -}}
 {{- if $certificates.caBundle -}}
-{{- fail (printf "webhook.certificates.caBundle is for webhook.certificates.mode=provided; in mode %s the CA is put into the webhook configurations without you" $certificates.mode) -}}
+{{- fail (printf "webhook.certificates.caBundle is for webhook.certificates.mode=provided; in mode %s the CA is put into the webhook configurations without you; set it to null" $certificates.mode) -}}
 {{- end -}}
-{{- default (printf "%s-%s" (include "aad-pod-identity.webhook.fullname" .) (ternary "self-signed" "tls" (eq $certificates.mode "self"))) $certificates.secretName -}}
+{{- if $certificates.secretName -}}
+{{- fail (printf "webhook.certificates.secretName is for webhook.certificates.mode=provided: in mode %s the Secret would be written over, and deleted with the release; set it to null" $certificates.mode) -}}
+{{- end -}}
+{{- printf "%s-%s" (include "aad-pod-identity.webhook.fullname" .) (ternary "self-signed" "tls" (eq $certificates.mode "self")) -}}
 {{- else if or (not $certificates.secretName) (not $certificates.caBundle) -}}
 {{- fail (printf "webhook.certificates.mode=provided needs webhook.certificates.secretName, a Secret of namespace %s with tls.crt and tls.key for %s.%s.svc, and webhook.certificates.caBundle, the PEM certificates that sign it (--set-file)" .Release.Namespace (include "aad-pod-identity.webhook.fullname" .) .Release.Namespace) -}}
 {{- else -}}
