@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -27,6 +29,9 @@ type Trust struct {
 	reader     client.Reader
 	run        func(context.Context) error
 	synced     []func() bool
+	// distrust is what Ready said last about entries that do not count.
+	distrust   string
+	distrustMu sync.Mutex
 }
 
 // NewTrust prepares the watch of the two webhook configurations of a name, which
@@ -73,14 +78,10 @@ func (t *Trust) Run(ctx context.Context) error {
 	return nil
 }
 
-// Check says why API servers would not accept the certificate, or nil.
+// Check says why API servers would not accept the certificate in every call, or
+// nil.
 func (t *Trust) Check(ctx context.Context, cert *tls.Certificate) error {
-	for _, synced := range t.synced {
-		if !synced() {
-			return errors.New("the webhook configurations are not known yet")
-		}
-	}
-	entries, err := readEntries(ctx, t.reader, t.name)
+	entries, err := t.entries(ctx)
 	if err != nil {
 		return err
 	}
@@ -92,32 +93,101 @@ func (t *Trust) Check(ctx context.Context, cert *tls.Certificate) error {
 	return nil
 }
 
+// Ready says why a replica that serves the certificate must not be called, or nil.
+// Only the entries without which an API server refuses writes count: another one,
+// new perhaps and still without caBundle, must not take the replica out for those
+// that work. Where there are no entries that count, one that works suffices.
+func (t *Trust) Ready(ctx context.Context, cert *tls.Certificate) error {
+	entries, err := t.entries(ctx)
+	if err != nil {
+		return err
+	}
+	var required, others []error
+	counted, works := false, len(entries) == 0
+	for _, e := range entries {
+		err := accepts(e.caBundle, cert, t.host, t.now())
+		counted = counted || e.fails
+		switch {
+		case err == nil:
+			works = true
+		case e.fails:
+			required = append(required, fmt.Errorf("%s: %w", e.name, err))
+		default:
+			others = append(others, fmt.Errorf("%s: %w", e.name, err))
+		}
+	}
+	switch {
+	case len(required) > 0:
+		return required[0]
+	case !counted && !works:
+		return others[0]
+	}
+	t.logDistrust(ctx, errors.Join(others...))
+	return nil
+}
+
+// logDistrust logs what is wrong with the entries that do not count, each time it
+// changes.
+func (t *Trust) logDistrust(ctx context.Context, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	t.distrustMu.Lock()
+	changed := text != t.distrust
+	t.distrust = text
+	t.distrustMu.Unlock()
+	switch {
+	case !changed:
+	case err != nil:
+		klog.FromContext(ctx).Error(err, "API servers do not accept the serving certificate for webhooks whose failurePolicy is Ignore")
+	default:
+		klog.FromContext(ctx).Info("API servers accept the serving certificate for every webhook")
+	}
+}
+
+// entries of both configurations, from the watch.
+func (t *Trust) entries(ctx context.Context) ([]entry, error) {
+	for _, synced := range t.synced {
+		if !synced() {
+			return nil, errors.New("the webhook configurations are not known yet")
+		}
+	}
+	return readEntries(ctx, t.reader, t.name)
+}
+
 // entry is one webhook of a configuration.
 type entry struct {
 	name     string
 	caBundle []byte
+	// fails is set if API servers refuse what they cannot ask the webhook about.
+	fails bool
 }
 
 // readEntries reads both configurations. One that does not exist is an error; what
 // was read before it is returned as well.
 func readEntries(ctx context.Context, r client.Reader, name string) ([]entry, error) {
 	var entries []entry
-	add := func(kind, webhook string, c admissionv1.WebhookClientConfig) {
-		entries = append(entries, entry{fmt.Sprintf("%s %s, webhook %s", kind, name, webhook), c.CABundle})
+	add := func(kind, webhook string, c admissionv1.WebhookClientConfig, policy *admissionv1.FailurePolicyType) {
+		entries = append(entries, entry{
+			name:     fmt.Sprintf("%s %s, webhook %s", kind, name, webhook),
+			caBundle: c.CABundle,
+			fails:    policy == nil || *policy == admissionv1.Fail, // the API's default
+		})
 	}
 	var mutating admissionv1.MutatingWebhookConfiguration
 	if err := r.Get(ctx, client.ObjectKey{Name: name}, &mutating); err != nil {
 		return entries, unreadable("MutatingWebhookConfiguration", name, err)
 	}
 	for _, w := range mutating.Webhooks {
-		add("MutatingWebhookConfiguration", w.Name, w.ClientConfig)
+		add("MutatingWebhookConfiguration", w.Name, w.ClientConfig, w.FailurePolicy)
 	}
 	var validating admissionv1.ValidatingWebhookConfiguration
 	if err := r.Get(ctx, client.ObjectKey{Name: name}, &validating); err != nil {
 		return entries, unreadable("ValidatingWebhookConfiguration", name, err)
 	}
 	for _, w := range validating.Webhooks {
-		add("ValidatingWebhookConfiguration", w.Name, w.ClientConfig)
+		add("ValidatingWebhookConfiguration", w.Name, w.ClientConfig, w.FailurePolicy)
 	}
 	return entries, nil
 }

@@ -89,6 +89,43 @@ func TestTrust(t *testing.T) {
 	})
 }
 
+func TestReady(t *testing.T) {
+	year := noon.AddDate(1, 0, 0)
+	ours, theirs := newAuthority(t, "ca", noon, year), newAuthority(t, "ca", noon, year)
+	fail, ignore := admissionv1.Fail, admissionv1.Ignore
+	type policies []*admissionv1.FailurePolicyType
+	tests := map[string]struct {
+		bundles  [][]byte
+		policies policies
+		want     string // "": ready
+	}{
+		"all vouch":                                   {bundles: [][]byte{ours.pem, ours.pem}, policies: policies{&fail, &ignore}},
+		"a new one that is not needed is empty":       {bundles: [][]byte{ours.pem, nil}, policies: policies{&fail, &ignore}},
+		"a needed one is empty":                       {bundles: [][]byte{nil, ours.pem}, policies: policies{&fail, &ignore}, want: "webhook m0: no CA has been put into its caBundle yet"},
+		"one of two that are needed is another":       {bundles: [][]byte{ours.pem, theirs.pem}, policies: policies{&fail, &fail}, want: "webhook m1: its caBundle does not vouch"},
+		"without a policy one is needed":              {bundles: [][]byte{ours.pem, nil}, policies: policies{&ignore, nil}, want: "webhook m1: no CA"},
+		"none is needed and one vouches":              {bundles: [][]byte{nil, ours.pem}, policies: policies{&ignore, &ignore}},
+		"none is needed and none vouches":             {bundles: [][]byte{nil, theirs.pem}, policies: policies{&ignore, &ignore}, want: "webhook m0: no CA"},
+		"configurations that ask the webhook nothing": {},
+	}
+	cert, key := ours.issue(t, 1, testHost, noon, year)
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			objects := configurations(tt.bundles, nil)
+			if m, ok := objects[0].(*admissionv1.MutatingWebhookConfiguration); ok {
+				for i := range m.Webhooks {
+					m.Webhooks[i].FailurePolicy = tt.policies[i]
+				}
+			}
+			trust := &Trust{name: testConfiguration, host: testHost, now: func() time.Time { return noon.Add(time.Hour) }, reader: fakeClient(t, objects...)}
+			err := trust.Ready(t.Context(), keyPair(t, cert, key))
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
 func TestOverlap(t *testing.T) {
 	year := noon.AddDate(1, 0, 0)
 	// cert-controller dates back what it makes.

@@ -138,8 +138,8 @@ func newCertificate(ctx context.Context, o *certificateOptions, config *rest.Con
 	return c, nil
 }
 
-// Check says why API servers would not accept the certificate that is served, or
-// nil.
+// Check says why API servers would not accept the certificate that is served where
+// they need it, or nil.
 func (c *certificate) Check(ctx context.Context) error {
 	if err := c.Source.Check(ctx); err != nil || c.trust == nil {
 		return err
@@ -148,5 +148,5 @@ func (c *certificate) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.trust.Check(ctx, cert)
+	return c.trust.Ready(ctx, cert)
 }
