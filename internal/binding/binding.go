@@ -67,6 +67,9 @@ type Input struct {
 	// identity. It is asked about identities of other namespaces than the pod's
 	// alone, and last. An error means that it is not known.
 	MayUse func(*v1.AzureIdentity) (bool, error)
+	// Has, if set, says whether the pod has an identity now. It is asked when
+	// MayUse is not known.
+	Has func(*v1.AzureIdentity) bool
 }
 
 // Match is a binding that gives the pod an identity.
@@ -122,8 +125,12 @@ func ForPod(in Input) Result {
 		if skip != nil {
 			r.Skipped = append(r.Skipped, *skip)
 			if skip.Reason == ReasonUseUnknown {
-				// It holds no name: a stranger's binding must not take away an identity
-				// that is the pod's.
+				// It holds its name if the pod has it, which else would have two of one
+				// name. If not, it does not: a stranger's binding must not take away an
+				// identity that is the pod's.
+				if in.Has != nil && in.Has(m.Identity) {
+					seen[m.Identity.Name] = m.Identity
+				}
 				r.Undecided = append(r.Undecided, m)
 			}
 			continue

@@ -20,6 +20,7 @@ func TestRightToUse(t *testing.T) {
 	down := errors.New("down")
 	for name, test := range map[string]struct {
 		answers   map[string]error // of identities that may not be used: nil is no
+		has       string           // an identity that the pod has now
 		nobody    bool
 		force     bool
 		matches   []string
@@ -41,6 +42,14 @@ func TestRightToUse(t *testing.T) {
 			answers: map[string]error{"team-a/id": down},
 			matches: []string{"team-b/own", "team-c/id"}, skipped: []string{"UseUnknown"}, undecided: []string{"team-a/id"}, asked: []string{"team-a/id", "team-c/id"},
 		},
+		"one that the pod has holds its name, so that it does not get a second": {
+			answers: map[string]error{"team-a/id": down}, has: "team-a/id",
+			matches: []string{"team-b/own"}, skipped: []string{"UseUnknown", "SameName"}, undecided: []string{"team-a/id"}, asked: []string{"team-a/id"},
+		},
+		"one that it may not use any more holds none, had or not": {
+			answers: map[string]error{"team-a/id": nil}, has: "team-a/id",
+			matches: []string{"team-b/own", "team-c/id"}, skipped: []string{"UseForbidden"}, asked: []string{"team-a/id", "team-c/id"},
+		},
 		"what the namespace forbids is not asked about": {
 			force: true, matches: []string{"team-b/own"}, skipped: []string{"OtherNamespace", "OtherNamespace"},
 		},
@@ -50,6 +59,7 @@ func TestRightToUse(t *testing.T) {
 			in := Input{
 				Pod: web, Bindings: bindings, ForceNamespaced: test.force,
 				Identity: func(ns, n string) *v1.AzureIdentity { return identities[ns+"/"+n] },
+				Has:      func(id *v1.AzureIdentity) bool { return id.Namespace+"/"+id.Name == test.has },
 			}
 			if !test.nobody {
 				in.MayUse = func(id *v1.AzureIdentity) (bool, error) {

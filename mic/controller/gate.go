@@ -20,7 +20,6 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
-	"github.com/aad-pod-identity/aad-pod-identity/mic/assign"
 )
 
 // gateState is what the condition of the readiness gate says. The zero value
@@ -78,10 +77,9 @@ func judgeGate(p *corev1.Pod, result binding.Result, current []*v1.AzureAssigned
 
 // judgeIdentity says how far an identity is for a pod.
 func judgeIdentity(p *corev1.Pod, id *v1.AzureIdentity, current []*v1.AzureAssignedIdentity) gateState {
-	key := assign.Key{PodNamespace: p.Namespace, Pod: p.Name, IdentityNamespace: id.Namespace, Identity: id.Name}
 	state := gateState{corev1.ConditionFalse, v1.ReasonPending, "waiting to be assigned"}
 	for _, a := range current {
-		if assign.KeyOf(a) != key || !a.DeletionTimestamp.IsZero() {
+		if !gives(a, p, id) {
 			continue
 		}
 		if a.Status.Status == v1.AssignedIDAssigned {

@@ -53,6 +53,10 @@ func TestJudgeGate(t *testing.T) {
 		a.DeletionTimestamp = &metav1.Time{Time: time.Now()}
 		return a
 	}
+	ofPod := func(a *v1.AzureAssignedIdentity, node, uid string) *v1.AzureAssignedIdentity {
+		a.Spec.NodeName, a.Annotations = node, map[string]string{v1.PodUIDAnnotationKey: uid}
+		return a
+	}
 	skip := func(reason, message string) binding.Skip { return binding.Skip{Reason: reason, Message: message} }
 	ready := func(message string) gateState { return gateState{corev1.ConditionTrue, "Assigned", message} }
 	waits := func(reason, message string) gateState {
@@ -92,6 +96,21 @@ func TestJudgeGate(t *testing.T) {
 			result:  binding.Result{Matches: []binding.Match{match("one")}},
 			current: []*v1.AzureAssignedIdentity{going(assigned("one"))},
 			want:    waits("Pending", "AzureIdentity default/one: waiting to be assigned"),
+		},
+		"one of an earlier pod of the name is none": {
+			result:  binding.Result{Matches: []binding.Match{match("one")}},
+			current: []*v1.AzureAssignedIdentity{ofPod(assigned("one"), "node0", "earlier")},
+			want:    waits("Pending", "AzureIdentity default/one: waiting to be assigned"),
+		},
+		"nor is one of another node": {
+			result:  binding.Result{Matches: []binding.Match{match("one")}},
+			current: []*v1.AzureAssignedIdentity{ofPod(assigned("one"), "node1", "uid")},
+			want:    waits("Pending", "AzureIdentity default/one: waiting to be assigned"),
+		},
+		"one of this very pod is": {
+			result:  binding.Result{Matches: []binding.Match{match("one")}},
+			current: []*v1.AzureAssignedIdentity{ofPod(assigned("one"), "node0", "uid")},
+			want:    ready("assigned: default/one"),
 		},
 		"an object of another identity is none": {
 			result:  binding.Result{Matches: []binding.Match{match("one")}},

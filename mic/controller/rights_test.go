@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -63,5 +64,35 @@ func TestAnUnknownRightIsAskedAboutSoonAndKeepsNoOtherWaiting(t *testing.T) {
 	down = true
 	if after := next(); after != 5*time.Second {
 		t.Errorf("asked again after %v in the next outage", after)
+	}
+}
+
+func TestAnOutageOfReviewsGivesNoSecondIdentityOfAName(t *testing.T) {
+	for name, test := range map[string]struct {
+		uid  string
+		want []string
+	}{
+		"what the pod has holds its name":            {uid: "uid"},
+		"what an earlier pod of the name had is not": {uid: "earlier", want: []string{"default/demo"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, a := unlabelledPod()
+			p.Labels[v1.BindingLabelKey] = "web"
+			a.Spec.AzureIdentityRef.Namespace = "a-team"
+			a.Annotations = map[string]string{v1.PodUIDAnnotationKey: test.uid}
+			r, _ := fakePods(t, interceptor.Funcs{}, append(append(validIdentity("a-team", "demo"), validIdentity("default", "demo")...), p, a)...)
+			r.world.mayUse = func(context.Context, types.NamespacedName, types.NamespacedName) (bool, error) {
+				return false, errors.New("down")
+			}
+			result, err := r.world.matches(t.Context(), p)
+			check(t, err)
+			var got []string
+			for _, m := range result.Matches {
+				got = append(got, m.Identity.Namespace+"/"+m.Identity.Name)
+			}
+			if !slices.Equal(got, test.want) || len(result.Undecided) != 1 {
+				t.Errorf("gets %q with %d undecided, want %q with 1", got, len(result.Undecided), test.want)
+			}
+		})
 	}
 }

@@ -97,6 +97,13 @@ func (w *world) matches(ctx context.Context, p *corev1.Pod) (binding.Result, err
 		Valid:           validation.StoredIdentity,
 		ForceNamespaced: w.forceNamespaced,
 		MayUse:          w.mayUse.For(ctx, p.Namespace, account),
+		Has: func(id *v1.AzureIdentity) bool {
+			current, err := w.assignedOfPod(ctx, client.ObjectKeyFromObject(p))
+			if err != nil {
+				failed = err
+			}
+			return slices.ContainsFunc(current, func(a *v1.AzureAssignedIdentity) bool { return gives(a, p, id) })
+		},
 	})
 	if failed != nil {
 		// "Not found" and "could not look" must not be confused: the former takes
@@ -104,6 +111,15 @@ func (w *world) matches(ctx context.Context, p *corev1.Pod) (binding.Result, err
 		return binding.Result{}, failed
 	}
 	return result, nil
+}
+
+// gives says whether an assigned identity is there to stay and gives a pod an
+// identity. One of another pod of that name, which may have run on another node,
+// does not; objects of the 1.8 releases do not tell the pods of one name apart.
+func gives(a *v1.AzureAssignedIdentity, p *corev1.Pod, id *v1.AzureIdentity) bool {
+	key := assign.Key{PodNamespace: p.Namespace, Pod: p.Name, IdentityNamespace: id.Namespace, Identity: id.Name}
+	uid := a.Annotations[v1.PodUIDAnnotationKey]
+	return assign.KeyOf(a) == key && a.DeletionTimestamp.IsZero() && a.Spec.NodeName == p.Spec.NodeName && (uid == "" || uid == string(p.UID))
 }
 
 // assignedOfPod returns the assigned identities of a pod.
