@@ -158,41 +158,41 @@ func Compare(a, b *v1.AzureIdentityBinding) int {
 }
 
 func decide(in Input, b *v1.AzureIdentityBinding, seen map[string]*v1.AzureIdentity) (Match, *Skip) {
-	skip := func(reason, format string, a ...any) (Match, *Skip) {
-		return Match{}, &Skip{Binding: b, Reason: reason, Message: fmt.Sprintf(format, a...)}
+	skip := func(reason, format string, a ...any) *Skip {
+		return &Skip{Binding: b, Reason: reason, Message: fmt.Sprintf(format, a...)}
 	}
 	name := b.Namespace + "/" + b.Spec.AzureIdentity
 	foreign := b.Namespace != in.Pod.Namespace
-	otherNamespace := func() (Match, *Skip) {
+	otherNamespace := func() *Skip {
 		return skip(ReasonOtherNamespace, "AzureIdentity %s is for pods of namespace %s only, pod %s/%s is in another", name, b.Namespace, in.Pod.Namespace, in.Pod.Name)
 	}
 	// What cannot concern the pod comes first: whoever waits for identities that
 	// are missing or invalid must not wait for those of strangers.
 	if foreign && in.ForceNamespaced {
-		return otherNamespace()
+		return Match{}, otherNamespace()
 	}
-	unusable := func(reason, format string, a ...any) (Match, *Skip) {
-		m, s := skip(reason, format, a...)
+	unusable := func(reason, format string, a ...any) *Skip {
+		s := skip(reason, format, a...)
 		s.Unreviewed = foreign && in.MayUse != nil
-		return m, s
+		return s
 	}
 	id := in.Identity(b.Namespace, b.Spec.AzureIdentity)
 	if id == nil || !id.DeletionTimestamp.IsZero() {
-		return unusable(ReasonIdentityNotFound, "AzureIdentity %s of AzureIdentityBinding %s/%s does not exist", name, b.Namespace, b.Name)
+		return Match{}, unusable(ReasonIdentityNotFound, "AzureIdentity %s of AzureIdentityBinding %s/%s does not exist", name, b.Namespace, b.Name)
 	}
 	if foreign && Namespaced(id, in.ForceNamespaced) {
-		return otherNamespace()
+		return Match{}, otherNamespace()
 	}
 	if in.Valid != nil {
 		if err := in.Valid(id); err != nil {
-			return unusable(ReasonIdentityInvalid, "AzureIdentity %s is invalid: %v", name, err)
+			return Match{}, unusable(ReasonIdentityInvalid, "AzureIdentity %s is invalid: %v", name, err)
 		}
 	}
 	if first, ok := seen[id.Name]; ok {
 		if first.Namespace == id.Namespace {
-			return skip(ReasonSameIdentity, "pod %s/%s has AzureIdentity %s by an earlier AzureIdentityBinding already", in.Pod.Namespace, in.Pod.Name, name)
+			return Match{}, skip(ReasonSameIdentity, "pod %s/%s has AzureIdentity %s by an earlier AzureIdentityBinding already", in.Pod.Namespace, in.Pod.Name, name)
 		}
-		return skip(ReasonSameName, "pod %s/%s has AzureIdentity %s/%s already, so %s of the same name is not used", in.Pod.Namespace, in.Pod.Name, first.Namespace, first.Name, name)
+		return Match{}, skip(ReasonSameName, "pod %s/%s has AzureIdentity %s/%s already, so %s of the same name is not used", in.Pod.Namespace, in.Pod.Name, first.Namespace, first.Name, name)
 	}
 	m := Match{Binding: b, Identity: id}
 	if in.MayUse == nil || !foreign {
@@ -201,10 +201,9 @@ func decide(in Input, b *v1.AzureIdentityBinding, seen map[string]*v1.AzureIdent
 	account := in.Pod.Namespace + "/" + in.Pod.ServiceAccount
 	switch allowed, err := in.MayUse(id); {
 	case err != nil:
-		_, unknown := skip(ReasonUseUnknown, "whether service account %s may use AzureIdentity %s is not known, so pod %s/%s gets nothing new by it: %v", account, name, in.Pod.Namespace, in.Pod.Name, err)
-		return m, unknown
+		return m, skip(ReasonUseUnknown, "whether service account %s may use AzureIdentity %s is not known, so pod %s/%s gets nothing new by it: %v", account, name, in.Pod.Namespace, in.Pod.Name, err)
 	case !allowed:
-		return skip(ReasonUseForbidden, "service account %s of pod %s/%s may not use AzureIdentity %s of another namespace; a Role of namespace %s would have to say {apiGroups: [%q], resources: [\"azureidentities\"], resourceNames: [%q], verbs: [%q]}",
+		return Match{}, skip(ReasonUseForbidden, "service account %s of pod %s/%s may not use AzureIdentity %s of another namespace; a Role of namespace %s would have to say {apiGroups: [%q], resources: [\"azureidentities\"], resourceNames: [%q], verbs: [%q]}",
 			account, in.Pod.Namespace, in.Pod.Name, name, id.Namespace, v1.GroupName, id.Name, VerbUse)
 	}
 	return m, nil

@@ -21,7 +21,7 @@ path of its field; ` + "`kubectl apply`" + ` prints one a line. The table is mad
   mistakes are of the rule ` + "`resource-id-miscapitalised`" + `. ` + "`reject`" + ` (default) refuses it; ` + "`warn`" + ` admits it with a warning that holds the right ID;
   ` + "`canonicalize`" + ` stores the right ID in its place, and says so in a warning. Only the segments that are the same in every ID count: names
   are the user's. ` + "`resourcegroups`" + ` and ` + "`resourceGroups`" + ` are both right in every mode. Wherever IDs are compared later, case is ignored.
-- An object of more than 512 KiB as JSON, metadata included, is refused unread (`+"`Request entity too large`"+`), unless an update leaves alone what
+- An object of more than 512 KiB as JSON, metadata included, is refused unread (` + "`Request entity too large`" + `), unless an update leaves alone what
   would be judged.
 - What the API server itself refuses comes in its words: a field name at the top level (` + "`Spec`" + `), a field that is written twice, a type that
   ` + "`kubectl apply --server-side`" + ` cannot merge.
