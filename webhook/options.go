@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -80,8 +79,8 @@ func (o *options) validate() error {
 	if _, err := mutate.ParseGateMode(o.readinessGate); err != nil {
 		errs = append(errs, fmt.Errorf("--readiness-gate=%q: %w", o.readinessGate, err))
 	}
-	if !slices.Contains(validation.IDCases(), validation.IDCase(o.resourceIDCase)) {
-		errs = append(errs, fmt.Errorf("--resource-id-case=%q: must be reject, warn or canonicalize", o.resourceIDCase))
+	if _, err := validation.ParseIDCase(o.resourceIDCase); err != nil {
+		errs = append(errs, fmt.Errorf("--resource-id-case=%q: %w", o.resourceIDCase, err))
 	}
 	if o.shutdownDelay < 0 {
 		errs = append(errs, fmt.Errorf("--shutdown-delay=%s: must not be negative", o.shutdownDelay))

@@ -3,8 +3,6 @@ package validation
 import (
 	"errors"
 	"fmt"
-	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/go-playground/validator/v10"
@@ -58,10 +56,6 @@ func (r *structRules) check(path *field.Path, s any) field.ErrorList {
 		}
 		found := rule(b.Value())
 		findings = append(findings, field.Invalid(path.Child(below), b.Value(), found.detail).WithOrigin(found.rule))
-	}
-	// Maps have no order, findings have one. Those of fields keep theirs.
-	if len(findings) > 1 && reflect.TypeOf(s) == reflect.TypeFor[*v1.AzurePodIdentityExceptionSpec]() {
-		slices.SortStableFunc(findings, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	}
 	return findings
 }

@@ -2,6 +2,8 @@ package validation
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -40,7 +42,10 @@ func (v *Validator) exceptionSpec(spec *v1.AzurePodIdentityExceptionSpec) field.
 	if len(spec.PodLabels) == 0 {
 		return field.ErrorList{field.Required(path.Child("podLabels"), "the labels of which a pod must have one to be excepted; without any, no pod is").WithOrigin(RuleExceptionLabelsRequired)}
 	}
-	return v.rules.check(path, spec)
+	findings := v.rules.check(path, spec)
+	// Maps have no order, findings have one.
+	slices.SortStableFunc(findings, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
+	return findings
 }
 
 // assignedSpec returns what is wrong with the spec of an AzureAssignedIdentity.

@@ -47,13 +47,6 @@ func Changed(before, after []byte) (Parts, error) {
 	return changed, nil
 }
 
-// SameSpec reports whether two objects, in JSON, have the same spec. Fields with
-// the value null count as absent.
-func SameSpec(a, b []byte) (bool, error) {
-	changed, err := Changed(a, b)
-	return err == nil && changed&PartSpec == 0, err
-}
-
 // Untouched is a cheap Changed for large objects: it reports whether an update
 // leaves alone all that is judged, and says no where it would have to decode more
 // than limit bytes to know.

@@ -30,6 +30,14 @@ func IDCases() []IDCase {
 	return []IDCase{RejectCase, WarnCase, CanonicalizeCase}
 }
 
+// ParseIDCase returns the policy of that name. The error says which there are.
+func ParseIDCase(name string) (IDCase, error) {
+	if c := IDCase(name); slices.Contains(IDCases(), c) {
+		return c, nil
+	}
+	return "", fmt.Errorf("must be %s, %s or %s", RejectCase, WarnCase, CanonicalizeCase)
+}
+
 // Verdict is what the rules say about an object.
 type Verdict struct {
 	// Findings, if any, refuse the object; nothing else is said then.

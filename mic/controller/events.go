@@ -54,9 +54,7 @@ func (e events) removedWithNode(a *v1.AzureAssignedIdentity) {
 
 // notReady says why a pod is kept from being Ready.
 func (e events) notReady(p *corev1.Pod, reason, message string) {
-	e.recorder.Event(&corev1.ObjectReference{
-		APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID,
-	}, corev1.EventTypeWarning, reason, message)
+	e.recorder.Event(podReference(p.Namespace, p.Name, p.UID), corev1.EventTypeWarning, reason, message)
 }
 
 // statusError says that the object could not be written.
@@ -66,12 +64,8 @@ func (e events) statusError(a *v1.AzureAssignedIdentity, err error) {
 
 // notAllowed says why a binding gives a pod nothing, or nothing new.
 func (e events) notAllowed(b *v1.AzureIdentityBinding, pod *corev1.Pod, why string) {
-	for _, about := range []corev1.ObjectReference{
-		{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentityBinding, Namespace: b.Namespace, Name: b.Name, UID: b.UID},
-		{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
-	} {
-		e.recorder.Event(&about, corev1.EventTypeWarning, eventApplyError, why)
-	}
+	e.recorder.Event(bindingReference(b.Namespace, b.Name, b.UID), corev1.EventTypeWarning, eventApplyError, why)
+	e.recorder.Event(podReference(pod.Namespace, pod.Name, pod.UID), corev1.EventTypeWarning, eventApplyError, why)
 }
 
 // ignored says why an identity is not used.
@@ -82,10 +76,7 @@ func (e events) ignored(id *v1.AzureIdentity, why string) {
 // both addresses those who wrote the binding and those who run the pod.
 func (e events) both(a *v1.AzureAssignedIdentity, kind, reason, message string) {
 	e.binding(a, kind, reason, message)
-	e.recorder.Event(&corev1.ObjectReference{
-		APIVersion: "v1", Kind: "Pod", Namespace: a.Spec.PodNamespace, Name: a.Spec.Pod,
-		UID: types.UID(a.Annotations[v1.PodUIDAnnotationKey]),
-	}, kind, reason, message)
+	e.recorder.Event(podReference(a.Spec.PodNamespace, a.Spec.Pod, types.UID(a.Annotations[v1.PodUIDAnnotationKey])), kind, reason, message)
 }
 
 func (e events) binding(a *v1.AzureAssignedIdentity, kind, reason, message string) {
@@ -93,8 +84,16 @@ func (e events) binding(a *v1.AzureAssignedIdentity, kind, reason, message strin
 	if b == nil {
 		return
 	}
-	e.recorder.Event(&corev1.ObjectReference{
-		APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentityBinding,
-		Namespace: b.Namespace, Name: b.Name, UID: b.UID,
-	}, kind, reason, message)
+	e.recorder.Event(bindingReference(b.Namespace, b.Name, b.UID), kind, reason, message)
+}
+
+// The objects that events are about. Neither needs to be at hand as a whole: an
+// assigned identity knows its pod by name and UID.
+
+func podReference(namespace, name string, uid types.UID) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: uid}
+}
+
+func bindingReference(namespace, name string, uid types.UID) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentityBinding, Namespace: namespace, Name: name, UID: uid}
 }

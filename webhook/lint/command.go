@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -41,7 +39,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&o.files, "filename", "f", nil, "`file` or directory with manifests, or - for standard input; may be repeated, and further arguments are files as well")
 	fs.BoolVarP(&o.recursive, "recursive", "R", false, "look into the directories below as well")
 	fs.StringVarP(&o.output, "output", "o", outputText, "`format`: text, one line for each finding, or json, an array of all findings")
-	fs.StringVar(&o.idCase, "resource-id-case", string(validation.RejectCase), "`policy` of the cluster's webhook about a resource ID that is only miscapitalised: "+idCases())
+	fs.StringVar(&o.idCase, "resource-id-case", string(validation.RejectCase), "`policy` of the cluster's webhook about a resource ID that is only miscapitalised: reject, warn or canonicalize")
 }
 
 func (o *options) validate() error {
@@ -52,18 +50,10 @@ func (o *options) validate() error {
 	if o.output != outputText && o.output != outputJSON {
 		errs = append(errs, fmt.Errorf("--output=%q: must be %s or %s", o.output, outputText, outputJSON))
 	}
-	if !slices.Contains(validation.IDCases(), validation.IDCase(o.idCase)) {
-		errs = append(errs, fmt.Errorf("--resource-id-case=%q: must be %s", o.idCase, idCases()))
+	if _, err := validation.ParseIDCase(o.idCase); err != nil {
+		errs = append(errs, fmt.Errorf("--resource-id-case=%q: %w", o.idCase, err))
 	}
 	return errors.Join(errs...)
-}
-
-func idCases() string {
-	var names []string
-	for _, c := range validation.IDCases() {
-		names = append(names, string(c))
-	}
-	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
 }
 
 // Command is the subcommand "lint".

@@ -1,7 +1,6 @@
 package mutate
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 
@@ -11,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/access"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 )
 
@@ -59,7 +59,7 @@ func (i *Injector) Handle(ctx context.Context, req admission.Request) admission.
 // selector returns the label value for a pod that carries none, and who names
 // it; "" if nobody does.
 func (i *Injector) selector(ctx context.Context, namespace string, pod *podMeta) (value, owner string, err error) {
-	name := cmp.Or(pod.Spec.ServiceAccountName, "default")
+	name := access.Account(pod.Spec.ServiceAccountName)
 	account, err := i.Tagger.Metadata.ServiceAccount(ctx, namespace, name)
 	if err != nil {
 		return "", "", err
