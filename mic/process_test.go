@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -28,6 +27,7 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/controller"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
 // beMIC in the environment makes the test binary be MIC, so that tests start,
@@ -76,7 +76,7 @@ func (p *process) output() string {
 // start runs MIC with flags and environment besides the ones it needs.
 func start(t *testing.T, name string, environment, args []string) *process {
 	t.Helper()
-	probe, metrics := freePort(t), freePort(t)
+	probe, metrics := freeport.Get(t), freeport.Get(t)
 	p := &process{t: t, name: name, probe: probe, metrics: metrics, ended: make(chan struct{})}
 	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0],
 		append([]string{"--http-probe-port=" + probe, "--prometheus-port=" + metrics, "--leader-election-instance=" + name}, args...)...)
@@ -134,20 +134,6 @@ func get(t *testing.T, url string) (int, string, error) {
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	return response.StatusCode, string(body), err
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 func eventually(t *testing.T, what string, state func() string) {

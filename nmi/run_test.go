@@ -29,6 +29,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect/redirecttest"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
 const (
@@ -136,7 +137,7 @@ type process struct {
 // start runs NMI as a user, with a fake nat table and an emulated IMDS.
 func start(t *testing.T, config *rest.Config, imds string) *process {
 	t.Helper()
-	p := &process{t: t, tables: redirecttest.NewTables(), nmi: freePort(t), probe: freePort(t), metrics: freePort(t)}
+	p := &process{t: t, tables: redirecttest.NewTables(), nmi: freeport.Get(t), probe: freeport.Get(t), metrics: freeport.Get(t)}
 	metadata, err := url.Parse(imds)
 	check(t, err)
 	o, err := parse(t, nil,
@@ -163,16 +164,6 @@ func start(t *testing.T, config *rest.Config, imds string) *process {
 		}
 	})
 	return p
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	check(t, err)
-	return port
 }
 
 // get asks a port of NMI from an address.

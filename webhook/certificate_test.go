@@ -1,17 +1,10 @@
 package main
 
-import (
-	"testing"
-
-	"github.com/spf13/pflag"
-)
+import "testing"
 
 func TestCertificateOptions(t *testing.T) {
 	self := []string{"--cert-mode=self", "--cert-secret=certs", "--namespace=ns", "--service=webhook", "--webhook-configuration=webhook"}
-	tests := map[string]struct {
-		args []string
-		want []string // nothing: valid
-	}{
+	checkOptions(t, map[string]optionsTest{
 		"files, as before":                          {nil, nil},
 		"certificates of its own":                   {self, nil},
 		"files that are checked":                    {[]string{"--namespace=ns", "--service=webhook", "--webhook-configuration=webhook", "--pod-name=webhook-1"}, nil},
@@ -22,23 +15,5 @@ func TestCertificateOptions(t *testing.T) {
 		"a pod of no namespace":                     {[]string{"--pod-name=webhook-1"}, []string{"--namespace: required with --pod-name"}},
 		"a warning after the end":                   {[]string{"--cert-expiry-warning=-1h"}, []string{"--cert-expiry-warning=-1h0m0s: must not be negative"}},
 		"no directory":                              {append(self, "--cert-dir="), []string{"--cert-dir: must not be empty"}},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			o := newOptions()
-			fs := pflag.NewFlagSet("webhook", pflag.ContinueOnError)
-			o.addFlags(fs)
-			if err := fs.Parse(tt.args); err != nil {
-				t.Fatal(err)
-			}
-			err := o.validate()
-			if len(tt.want) == 0 {
-				if err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			wantUsage(t, err, tt.want...)
-		})
-	}
+	})
 }

@@ -11,12 +11,14 @@ import (
 	"testing"
 
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
 // startDraining starts a server that ends with ctx.
 func startDraining(ctx, stopping context.Context, t *testing.T) (server drainingServer, address string) {
 	t.Helper()
-	text := freePort(t)
+	text := freeport.Get(t)
 	port, err := strconv.Atoi(text)
 	if err != nil {
 		t.Fatal(err)

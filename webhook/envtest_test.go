@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
 const (
@@ -104,7 +105,7 @@ func (s *apiServer) startWebhook(t *testing.T, install *envtest.WebhookInstallOp
 	o.certDir = install.LocalServingCertDir
 	o.tlsMinVersion = "VersionTLS12"
 	o.micUsername = micUser
-	o.ProbePort, o.PrometheusPort = freePort(t), freePort(t)
+	o.ProbePort, o.PrometheusPort = freeport.Get(t), freeport.Get(t)
 	config := rest.CopyConfig(s.config)
 	change(s, o, config)
 	if err := o.validate(); err != nil {

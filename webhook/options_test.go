@@ -40,23 +40,14 @@ func TestCommandLineMistakes(t *testing.T) {
 	}
 }
 
-func TestOptions(t *testing.T) {
-	tests := map[string]struct {
-		args []string
-		want []string // nothing: valid
-	}{
-		"the defaults":          {nil, nil},
-		"TLS 1.3":               {[]string{"--tls-min-version=VersionTLS13"}, nil},
-		"an impossible port":    {[]string{"--port=70000"}, []string{`--port="70000": must be a port number`}},
-		"an old TLS version":    {[]string{"--tls-min-version=VersionTLS10"}, []string{`--tls-min-version="VersionTLS10": must be VersionTLS12 or VersionTLS13`}},
-		"a warning about an ID": {[]string{"--resource-id-case=warn"}, nil},
-		"an unknown policy":     {[]string{"--resource-id-case=Warn"}, []string{`--resource-id-case="Warn": must be reject, warn or canonicalize`}},
-		"no directory":          {[]string{"--cert-dir="}, []string{"--cert-dir: must not be empty"}},
-		"a negative delay":      {[]string{"--shutdown-delay=-1s"}, []string{"--shutdown-delay=-1s: must not be negative"}},
-		"all pods gated":        {[]string{"--readiness-gate=all", "--inject-selector"}, nil},
-		"an unknown gate mode":  {[]string{"--readiness-gate=on"}, []string{`--readiness-gate="on": must be off, opt-in or all`}},
-		"all mistakes together": {[]string{"--port=0", "--http-probe-port=x", "--cert-dir="}, []string{"--port=", "--http-probe-port=", "--cert-dir"}},
-	}
+// optionsTest is a command line.
+type optionsTest struct {
+	args []string
+	want []string // texts in the error; nothing: valid
+}
+
+func checkOptions(t *testing.T, tests map[string]optionsTest) {
+	t.Helper()
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			o := newOptions()
@@ -75,6 +66,22 @@ func TestOptions(t *testing.T) {
 			wantUsage(t, err, tt.want...)
 		})
 	}
+}
+
+func TestOptions(t *testing.T) {
+	checkOptions(t, map[string]optionsTest{
+		"the defaults":          {nil, nil},
+		"TLS 1.3":               {[]string{"--tls-min-version=VersionTLS13"}, nil},
+		"an impossible port":    {[]string{"--port=70000"}, []string{`--port="70000": must be a port number`}},
+		"an old TLS version":    {[]string{"--tls-min-version=VersionTLS10"}, []string{`--tls-min-version="VersionTLS10": must be VersionTLS12 or VersionTLS13`}},
+		"a warning about an ID": {[]string{"--resource-id-case=warn"}, nil},
+		"an unknown policy":     {[]string{"--resource-id-case=Warn"}, []string{`--resource-id-case="Warn": must be reject, warn or canonicalize`}},
+		"no directory":          {[]string{"--cert-dir="}, []string{"--cert-dir: must not be empty"}},
+		"a negative delay":      {[]string{"--shutdown-delay=-1s"}, []string{"--shutdown-delay=-1s: must not be negative"}},
+		"all pods gated":        {[]string{"--readiness-gate=all", "--inject-selector"}, nil},
+		"an unknown gate mode":  {[]string{"--readiness-gate=on"}, []string{`--readiness-gate="on": must be off, opt-in or all`}},
+		"all mistakes together": {[]string{"--port=0", "--http-probe-port=x", "--cert-dir="}, []string{"--port=", "--http-probe-port=", "--cert-dir"}},
+	})
 }
 
 func TestAnUnreadableKubeconfigIsAnErrorThatNamesIt(t *testing.T) {

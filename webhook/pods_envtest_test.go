@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,35 +22,22 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 // renderChart returns what a template of the chart renders to, with the features
 // for pods switched on.
 func renderChart(t *testing.T, template string) string {
 	t.Helper()
-	helm := os.Getenv("HELM")
-	if helm == "" {
-		helm = "helm"
-	}
-	path, err := exec.LookPath(helm)
-	if err != nil {
-		path = filepath.Join(os.Getenv(assetsVariable), "helm")
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("needs Helm 3: put helm into PATH, or set HELM to the binary (%v)", err)
-	}
-	cmd := exec.CommandContext(t.Context(), path, "template", "aad-pod-identity", "../charts/aad-pod-identity", "--namespace", "default",
+	helmtest.Require(t)
+	out, err := helmtest.Run(t, "template", "aad-pod-identity", "../charts/aad-pod-identity", "--namespace", "default",
 		"--kube-version", "1.30.0", "--show-only", "templates/"+template,
 		"--set", "webhook.injectSelector=true,readinessGate.enabled=true")
-	home := t.TempDir()
-	cmd.Env = append(os.Environ(), "HELM_CONFIG_HOME="+home, "HELM_CACHE_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+filepath.Join(home, "none"))
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("rendering the chart: %v\n%s", err, stderr.String())
+		t.Fatal(err)
 	}
-	return string(out)
+	return out
 }
 
 // chartConfiguration is the chart's MutatingWebhookConfiguration.

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/aad-pod-identity/aad-pod-identity/charts"
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 // TestUpgradedCluster: a cluster of an older release has objects that today's
@@ -135,16 +133,11 @@ func bindingManifestWith(name, selector string) string {
 // policies renders those of the chart with its default values.
 func policies(t *testing.T) string {
 	t.Helper()
-	home := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(os.Getenv(assetsVariable), "helm"), "template", "aad-pod-identity", "../charts/aad-pod-identity", "--namespace", "default", "--kube-version", "1.37.0")
-	cmd.Env = append(os.Environ(), "HELM_CONFIG_HOME="+home, "HELM_CACHE_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+filepath.Join(home, "none"))
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	out, err := helmtest.Run(t, "template", "aad-pod-identity", "../charts/aad-pod-identity", "--namespace", "default", "--kube-version", "1.37.0")
 	if err != nil {
-		t.Fatalf("helm template: %v\n%s", err, stderr.String())
+		t.Fatal(err)
 	}
-	docs := slices.DeleteFunc(strings.Split(string(out), "\n---\n"), func(doc string) bool {
+	docs := slices.DeleteFunc(strings.Split(out, "\n---\n"), func(doc string) bool {
 		return !strings.Contains(doc, "\nkind: ValidatingAdmissionPolicy")
 	})
 	return strings.ReplaceAll(strings.Join(docs, "\n---\n"), "system:serviceaccount:default:aad-pod-identity-mic", micUser)

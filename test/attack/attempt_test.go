@@ -90,6 +90,29 @@ func (s *server) pass(t *testing.T, attempts map[string]attempt) {
 	}
 }
 
+// onlyMICRewrites: MIC puts the names in a stored object right, which needs the
+// verb "use" of everybody else, and creates none like another one.
+func (s *server) onlyMICRewrites(t *testing.T, stored *unstructured.Unstructured, spec map[string]any, another *unstructured.Unstructured) {
+	t.Helper()
+	t.Run("MIC rewrites stored ones and creates none, and nobody else by its name", func(t *testing.T) {
+		upgraded := stored.DeepCopy()
+		check(t, unstructured.SetNestedMap(upgraded.Object, spec, "spec"))
+		for _, name := range pretenders {
+			err := s.user(t, name).Update(t.Context(), upgraded.DeepCopy())
+			if err == nil || !strings.Contains(err.Error(), name+` needs the verb "use"`) {
+				t.Errorf("%s: error %v", name, err)
+			}
+		}
+		mic := s.user(t, micUser)
+		if err := mic.Update(t.Context(), upgraded); err != nil {
+			t.Errorf("MIC: %v", err)
+		}
+		if err := mic.Create(t.Context(), another.DeepCopy(), client.DryRunAll); err == nil {
+			t.Error("MIC may create, which it never does")
+		}
+	})
+}
+
 // store makes an object as who may do everything: an administrator, or MIC.
 func (s *server) store(t *testing.T, o *unstructured.Unstructured) *unstructured.Unstructured {
 	t.Helper()

@@ -120,23 +120,7 @@ func TestExceptions(t *testing.T) {
 			t.Errorf("a cluster's administrator: %v", err)
 		}
 	})
-	t.Run("MIC rewrites stored ones and creates none, and nobody else by its name", func(t *testing.T) {
-		upgraded := old.DeepCopy()
-		check(t, unstructured.SetNestedMap(upgraded.Object, map[string]any{"podLabels": map[string]any{"app": "a"}}, "spec"))
-		for _, name := range pretenders {
-			err := s.user(t, name).Update(t.Context(), upgraded.DeepCopy())
-			if err == nil || !strings.Contains(err.Error(), name+` needs the verb "use"`) {
-				t.Errorf("%s: error %v", name, err)
-			}
-		}
-		mic := s.user(t, micUser)
-		if err := mic.Update(t.Context(), upgraded); err != nil {
-			t.Errorf("MIC: %v", err)
-		}
-		if err := mic.Create(t.Context(), two.DeepCopy(), client.DryRunAll); err == nil {
-			t.Error("MIC may create, which it never does")
-		}
-	})
+	s.onlyMICRewrites(t, old, map[string]any{"podLabels": map[string]any{"app": "a"}}, two)
 	t.Run("stored ones from before keep their labels and can be deleted", func(t *testing.T) {
 		now := old.DeepCopy()
 		check(t, s.admin.Get(t.Context(), client.ObjectKeyFromObject(old), now))

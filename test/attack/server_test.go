@@ -10,15 +10,13 @@
 package attack
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,13 +27,14 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 const (
@@ -73,7 +72,7 @@ func startServer(t *testing.T, flags ...func(*envtest.APIServer)) *server {
 	if assets == "" {
 		t.Skip("needs a real API server: set KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd and kubectl")
 	}
-	helmBinary(t)
+	helmtest.Require(t)
 	ctrl.SetLogger(klog.Background())
 	env := &envtest.Environment{CRDs: crds(t)}
 	for _, f := range flags {
@@ -155,45 +154,13 @@ func withoutRules(s *apiextensionsv1.JSONSchemaProps) {
 	}
 }
 
-func helmBinary(t *testing.T) string {
-	t.Helper()
-	name := os.Getenv("HELM")
-	if name == "" {
-		name = "helm"
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Skipf("needs Helm 3: put helm into PATH, or set HELM to the binary (%v)", err)
-	}
-	return path
-}
-
 // render returns the objects of a kind that the chart makes.
 func render(t *testing.T, kind string, args ...string) []*unstructured.Unstructured {
 	t.Helper()
-	home := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), helmBinary(t), append([]string{
+	out, err := helmtest.Run(t, append([]string{
 		"template", "aad-pod-identity", chartDir, "--namespace", releaseNamespace, "--kube-version", kubeVersion}, args...)...)
-	cmd.Env = append(os.Environ(), "HELM_CONFIG_HOME="+home, "HELM_CACHE_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+filepath.Join(home, "none"))
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("helm template: %v\n%s", err, errs.String())
-	}
-	var found []*unstructured.Unstructured
-	reader := utilyaml.NewYAMLReader(bufio.NewReader(&out))
-	for {
-		doc, err := reader.Read()
-		if errors.Is(err, io.EOF) {
-			return found
-		}
-		check(t, err)
-		o := &unstructured.Unstructured{}
-		check(t, yaml.Unmarshal(doc, &o.Object))
-		if o.Object != nil && o.GetKind() == kind {
-			found = append(found, o)
-		}
-	}
+	check(t, err)
+	return slices.DeleteFunc(helmtest.Objects(t, out), func(o *unstructured.Unstructured) bool { return o.GetKind() != kind })
 }
 
 // Names of the policies, as refusals show them.

@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
 // One namespace is seen by the webhook, the other is not: the same server, in the
@@ -147,11 +149,11 @@ func (e *environment) startWebhook(ctx context.Context, env *envtest.Environment
 	if err := os.WriteFile(path, kubeconfig, 0o600); err != nil {
 		return nil, fmt.Errorf("writing a kubeconfig: %w", err)
 	}
-	probe, err := freePort()
+	probe, err := freeport.Find()
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := freePort()
+	metrics, err := freeport.Find()
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,8 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 // server is a real API server with our CRDs and cert-manager's.
@@ -90,7 +92,7 @@ func (s *server) as(t *testing.T, user string) client.Client {
 }
 
 func TestAgainstAPIServer(t *testing.T) {
-	helmBinary(t)
+	helmtest.Require(t)
 	s := startServer(t)
 	t.Run("every object is accepted, with no unknown field", s.testStrict)
 	t.Run("pods that need no privilege satisfy the restricted level", s.testRestricted)

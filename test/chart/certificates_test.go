@@ -24,6 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 const (
@@ -35,7 +37,7 @@ const (
 // TestServingCertificates runs replicas of the webhook, each a process with the
 // chart's arguments and roles, behind a real API server that calls them.
 func TestServingCertificates(t *testing.T) {
-	helmBinary(t)
+	helmtest.Require(t)
 	s := startServer(t)
 	w := &webhookRun{server: s, program: buildWebhook(t), balancer: startBalancer(t)}
 	w.create(t, &corev1.Service{

@@ -5,12 +5,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 // The programs know every flag that the chart gives them: with --version they
 // read their command line and do nothing.
 func TestArgumentsAreFlagsOfThePrograms(t *testing.T) {
-	helmBinary(t)
+	helmtest.Require(t)
 	dir := t.TempDir()
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "../../webhook", "../../mic", "../../nmi").CombinedOutput(); err != nil {
 		t.Fatalf("building the programs: %v\n%s", err, out)

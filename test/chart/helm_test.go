@@ -4,19 +4,11 @@
 package chart_test
 
 import (
-	"bufio"
-	"bytes"
-	"errors"
-	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"sigs.k8s.io/yaml"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 const (
@@ -27,32 +19,11 @@ const (
 	namespace   = "pod-identity"
 )
 
-// helmBinary is $HELM or helm from PATH.
-func helmBinary(t *testing.T) string {
-	t.Helper()
-	name := os.Getenv("HELM")
-	if name == "" {
-		name = "helm"
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Skipf("needs Helm 3: put helm into PATH, or set HELM to the binary (%v)", err)
-	}
-	return path
-}
-
-// helm runs Helm away from the user's own settings.
+// helm runs Helm; without it the test is skipped.
 func helm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), helmBinary(t), args...)
-	home := t.TempDir()
-	cmd.Env = append(os.Environ(), "HELM_CONFIG_HOME="+home, "HELM_CACHE_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+filepath.Join(home, "none"))
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		return out.String(), errors.New(errs.String())
-	}
-	return out.String(), nil
+	helmtest.Require(t)
+	return helmtest.Run(t, args...)
 }
 
 // render returns the manifests of a release.
@@ -77,26 +48,7 @@ func mustRender(t *testing.T, args ...string) objects {
 func parse(t *testing.T, manifests string) objects {
 	t.Helper()
 	all := objects{}
-	reader := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(manifests)))
-	for {
-		doc, err := reader.Read()
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		if err != nil {
-			t.Fatalf("parsing the rendering: %v\n%s", err, manifests)
-		}
-		raw, err := yaml.YAMLToJSON(doc)
-		if err != nil {
-			t.Fatalf("parsing the rendering: %v\n%s", err, doc)
-		}
-		if string(raw) == "null" {
-			continue // nothing but comments
-		}
-		o := &unstructured.Unstructured{}
-		if err := o.UnmarshalJSON(raw); err != nil {
-			t.Fatalf("parsing the rendering: %v\n%s", err, doc)
-		}
+	for _, o := range helmtest.Objects(t, manifests) {
 		key := o.GetKind() + "/" + o.GetName()
 		if ns := o.GetNamespace(); ns != "" && ns != namespace {
 			key = o.GetKind() + "/" + ns + "/" + o.GetName()
@@ -106,6 +58,7 @@ func parse(t *testing.T, manifests string) objects {
 		}
 		all[key] = o
 	}
+	return all
 }
 
 // get returns an object that must be there.

@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
 // buildWebhook builds the webhook as it is in its image.
@@ -72,12 +74,12 @@ func startReplica(t *testing.T, program, kubeconfig, name, certDir string, args 
 	if certDir == "" {
 		certDir = t.TempDir()
 	}
-	r := &replica{name: name, port: freePort(t), probes: freePort(t), log: &bytes.Buffer{}, ended: make(chan error, 1)}
+	r := &replica{name: name, port: freeport.Get(t), probes: freeport.Get(t), log: &bytes.Buffer{}, ended: make(chan error, 1)}
 	full := make([]string, 0, len(args)+7)
 	for _, a := range args {
 		full = append(full, strings.NewReplacer("$(POD_NAME)", name, "$(POD_UID)", name+"-uid").Replace(a))
 	}
-	full = append(full, "--kubeconfig="+kubeconfig, "--port="+r.port, "--http-probe-port="+r.probes, "--prometheus-port="+freePort(t),
+	full = append(full, "--kubeconfig="+kubeconfig, "--port="+r.port, "--http-probe-port="+r.probes, "--prometheus-port="+freeport.Get(t),
 		"--cert-dir="+certDir, "--shutdown-delay=2s")
 	r.cmd = exec.Command(program, full...)
 	r.cmd.Stdout, r.cmd.Stderr = r.log, r.log
@@ -225,20 +227,6 @@ func (b *balancer) forward(client net.Conn) {
 		server.Close()
 	}()
 	_, _ = io.Copy(client, server)
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 func eventually(t *testing.T, what string, check func(ctx context.Context) error) {

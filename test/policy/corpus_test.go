@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 const (
@@ -76,7 +77,7 @@ func manifestSamples(t *testing.T) []sample {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, o := range parse(t, text) {
+		for _, o := range helmtest.Objects(t, string(text)) {
 			o.SetNamespace("default")
 			samples = append(samples, sample{name: strings.TrimPrefix(file, manifests+"/"), kind: o.GetKind(), raw: encode(t, o.Object)})
 		}

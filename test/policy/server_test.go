@@ -4,14 +4,10 @@
 package policy_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -31,6 +26,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/charts"
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 const (
@@ -200,52 +196,12 @@ func eventually(t *testing.T, what string, done func(ctx context.Context) (bool,
 // render returns what real Helm makes of the chart.
 func render(t *testing.T, args ...string) []*unstructured.Unstructured {
 	t.Helper()
-	name := os.Getenv("HELM")
-	if name == "" {
-		name = "helm"
-		if assets := os.Getenv("KUBEBUILDER_ASSETS"); assets != "" {
-			if _, err := os.Stat(filepath.Join(assets, "helm")); err == nil {
-				name = filepath.Join(assets, "helm")
-			}
-		}
-	}
-	if _, err := exec.LookPath(name); err != nil {
-		t.Skipf("needs Helm 3: put helm into PATH, or set HELM to the binary (%v)", err)
-	}
-	home := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), name, append([]string{"template", release, chartDir, "--namespace", namespace, "--kube-version", kubeVersion}, args...)...)
-	cmd.Env = append(os.Environ(), "HELM_CONFIG_HOME="+home, "HELM_CACHE_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+filepath.Join(home, "none"))
-	out, err := cmd.Output()
+	helmtest.Require(t)
+	out, err := helmtest.Run(t, append([]string{"template", release, chartDir, "--namespace", namespace, "--kube-version", kubeVersion}, args...)...)
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			err = errors.New(string(exit.Stderr))
-		}
-		t.Fatalf("helm template: %v", err)
+		t.Fatal(err)
 	}
-	return parse(t, out)
-}
-
-// parse reads the documents of a YAML stream.
-func parse(t *testing.T, stream []byte) []*unstructured.Unstructured {
-	t.Helper()
-	var all []*unstructured.Unstructured
-	for doc := range bytes.SplitSeq(stream, []byte("\n---")) {
-		raw, err := utilyaml.ToJSON(bytes.TrimPrefix(doc, []byte("---")))
-		if err != nil {
-			t.Fatalf("parsing: %v\n%s", err, doc)
-		}
-		if string(raw) == "null" {
-			continue // nothing but comments
-		}
-		o := &unstructured.Unstructured{}
-		// The decoder of the API machinery keeps integers.
-		if err := o.UnmarshalJSON(raw); err != nil {
-			t.Fatalf("parsing: %v\n%s", err, doc)
-		}
-		all = append(all, o)
-	}
-	return all
+	return helmtest.Objects(t, out)
 }
 
 // mutated returns a copy of an object with its spec changed.
