@@ -177,15 +177,26 @@ func waitServesSecret(t *testing.T, secret string) {
 	if issued == nil {
 		t.Fatalf("Secret %s holds no certificate", secret)
 	}
-	for ip := range strings.FieldsSeq(webhookPods(t, "status.podIP")) {
-		eventually(t, "replica "+ip+" serves the new certificate", func(ctx context.Context) error {
+	eventually(t, "every replica serves the new certificate", func(ctx context.Context) error {
+		// Asked each time: a replica of before may be about to end.
+		ips, err := env.Kubectl(ctx, "", "get", "pods", "-l", "component=webhook", "-o", "jsonpath={.items[*].status.podIP}")
+		if err == nil && strings.TrimSpace(ips) == "" {
+			err = errors.New("there is none")
+		}
+		if err != nil {
+			return err
+		}
+		for ip := range strings.FieldsSeq(ips) {
 			served, err := servedCertificate(ctx, net.JoinHostPort(ip, "9443"))
 			if err == nil && !bytes.Equal(served, issued.Bytes) {
 				err = errors.New("it serves the old one")
 			}
-			return err
-		})
-	}
+			if err != nil {
+				return fmt.Errorf("replica %s: %w", ip, err)
+			}
+		}
+		return nil
+	})
 }
 
 // webhookPods returns a field of all pods of the webhook.
@@ -196,7 +207,8 @@ func webhookPods(t *testing.T, field string) string {
 
 // servedCertificate returns the certificate, DER encoded, that a server presents.
 func servedCertificate(ctx context.Context, address string) ([]byte, error) {
-	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the certificate itself is compared
+	// The address of a pod that has ended answers nothing at all.
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the certificate itself is compared
 	conn, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
