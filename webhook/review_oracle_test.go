@@ -43,9 +43,6 @@ func (o oracle) accepts(kind string, raw []byte) bool {
 	if !ok || oracleRepeats(raw) || !only(object, "apiVersion", "kind", "metadata", "spec", "status") {
 		return false
 	}
-	if metadata, ok := object["metadata"].(map[string]any); ok && !only(metadata, oracleMetadata...) {
-		return false
-	}
 	spec, ok := object["spec"].(map[string]any)
 	if _, there := object["spec"]; there && !ok {
 		return false

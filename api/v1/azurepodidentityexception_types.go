@@ -17,6 +17,7 @@ type AzurePodIdentityExceptionSpec struct {
 
 	// PodLabels select pods of the exception's namespace: a pod that has any one
 	// of these labels is excepted. Values are compared ignoring case.
+	// +kubebuilder:validation:MaxProperties=1000
 	// +optional
 	PodLabels map[string]string `json:"podLabels,omitempty"`
 }

@@ -35,12 +35,18 @@ func BindingTwice(other *v1.AzureIdentityBinding) Warning {
 	return Warning{RuleBindingTwice, "", fmt.Sprintf("AzureIdentityBinding %s/%s says the same: identity %q for selector %q", other.Namespace, other.Name, other.Spec.AzureIdentity, other.Spec.Selector)}
 }
 
+// maxPodLabels is the maxProperties of spec.podLabels in the CRD.
+const maxPodLabels = 1000
+
 // exceptionSpec returns what is wrong with the spec of an
 // AzurePodIdentityException.
 func (v *Validator) exceptionSpec(spec *v1.AzurePodIdentityExceptionSpec) field.ErrorList {
 	path := field.NewPath("spec")
 	if len(spec.PodLabels) == 0 {
 		return field.ErrorList{field.Required(path.Child("podLabels"), "the labels of which a pod must have one to be excepted; without any, no pod is").WithOrigin(RuleExceptionLabelsRequired)}
+	}
+	if n := len(spec.PodLabels); n > maxPodLabels { // to judge each would cost too much
+		return field.ErrorList{field.TooMany(path.Child("podLabels"), n, maxPodLabels).WithOrigin(RuleExceptionLabelsTooMany)}
 	}
 	findings := v.rules.check(path, spec)
 	// Maps have no order, findings have one.

@@ -25,8 +25,8 @@ func TestFindingsAreBounded(t *testing.T) {
 			first:  "spec.x00000", last: "spec.x00999",
 		},
 		"elements of a wrong type": {
-			object: fmt.Sprintf(identity, "", `,"auxiliaryTenantIDs":[`+repeat(`%d,`)+`]`),
-			first:  "spec.auxiliaryTenantIDs[0]", last: "spec.auxiliaryTenantIDs[999]",
+			object: fmt.Sprintf(identity, "", `,"metadata":{"finalizers":[`+repeat(`%d,`)+`]}`),
+			first:  "spec.metadata.finalizers[0]", last: "spec.metadata.finalizers[999]",
 		},
 		"entries of a wrong type": {
 			object: fmt.Sprintf(identity, `,"labels":{`+repeat(`"x%05d":1,`)+`}`, ""),
@@ -35,7 +35,7 @@ func TestFindingsAreBounded(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			verdict, err := newValidator(t).Judge(v1.KindAzureIdentity, []byte(tt.object), AllParts, RejectCase)
+			verdict, err := newValidator(t).Judge(v1.KindAzureIdentity, []byte(tt.object), WrittenParts, RejectCase)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -76,5 +76,26 @@ func TestUntouched(t *testing.T) {
 	}
 	if _, err := Untouched([]byte(plain), nil, 100); err == nil {
 		t.Error("an update without object")
+	}
+}
+
+// Nor are the elements of a list judged, or the pairs of a map, of which there are far
+// too many.
+func TestLongListsAreNotJudged(t *testing.T) {
+	tenants := strings.TrimSuffix(strings.Repeat(`"x y",`, 50_000), ",")
+	var labels strings.Builder
+	for i := range 40_000 {
+		fmt.Fprintf(&labels, `,"a b%d":"c d"`, i)
+	}
+	for name, tt := range map[string]struct{ kind, object, want string }{
+		"tenants": {v1.KindAzureIdentity, `{"spec":{"resourceID":"` + goodID + `","clientID":"7eb6d1a0-2c4f-4b8e-9d3a-5f1e0c7ba6a9","auxiliaryTenantIDs":[` + tenants + `]}}`, "spec.auxiliaryTenantIDs: Too many: 50000: must have at most 100 items"},
+		"labels":  {v1.KindAzurePodIdentityException, `{"spec":{"podLabels":{` + labels.String()[1:] + `}}}`, "spec.podLabels: Too many: 40000: must have at most 1000 items"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			verdict, err := newValidator(t).Judge(tt.kind, []byte(tt.object), AllParts, RejectCase)
+			if err != nil || len(verdict.Findings) != 1 || verdict.Findings[0].Error() != tt.want {
+				t.Errorf("%d findings, %v; the first is %v", len(verdict.Findings), err, verdict.Findings)
+			}
+		})
 	}
 }

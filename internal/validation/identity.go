@@ -11,10 +11,18 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 )
 
+// maxTenants is the maxItems of spec.auxiliaryTenantIDs in the CRD.
+const maxTenants = 100
+
 // identitySpec returns what is wrong with the spec of an AzureIdentity.
 func (v *Validator) identitySpec(spec *v1.AzureIdentitySpec) field.ErrorList {
 	path := field.NewPath("spec")
-	findings := v.rules.check(path, spec)
+	var findings field.ErrorList
+	if n := len(spec.AuxiliaryTenantIDs); n > maxTenants {
+		findings = append(findings, field.TooMany(path.Child("auxiliaryTenantIDs"), n, maxTenants).WithOrigin(RuleTenantsTooMany))
+		spec.AuxiliaryTenantIDs = nil // to judge each would cost too much
+	}
+	findings = append(findings, v.rules.check(path, spec)...)
 	switch spec.Type {
 	case v1.UserAssignedMSI:
 		if f := resourceIDFinding(path.Child("resourceID"), spec.ResourceID); f != nil {

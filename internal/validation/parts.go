@@ -22,8 +22,14 @@ const (
 	// PartBehavior is the annotation Behavior of an AzureIdentity, and what looks
 	// like it.
 	PartBehavior
-	// AllParts of an object, as it is created.
+	// PartMetadata is the names and types in what the API server reads as metadata.
+	// It refuses or drops what it does not know before a webhook sees the object;
+	// what is left may be known to an API server newer than these rules.
+	PartMetadata
+	// AllParts of an object that admission judges, as it is created.
 	AllParts = PartSpec | PartBehavior
+	// WrittenParts are those of an object that no API server has read yet.
+	WrittenParts = AllParts | PartMetadata
 )
 
 // Changed returns the parts in which two objects, in JSON, differ. Fields of the

@@ -94,6 +94,10 @@ func rawCases() map[string]rawCase {
 			v1.KindAzureAssignedIdentity, `{"spec":{"pod":"p","podNamespace":"d","nodename":"n","azureIdentityRef":{"metadata":{"annotations":{"aadpodidentity.k8s.io/behavior":"x"}},"spec":{"type":7,"resourceID":"x","clientID":"y","adEndpoint":"z"}},"azureBindingRef":{"spec":{"selector":5}}}}`,
 			[]string{"spec.azureBindingRef.spec.selector: Invalid value: 5: must be a string, not a number: put it in quotes"},
 		},
+		"fields of the metadata, which is the API server's to read, in the object and in a copy": {
+			v1.KindAzureAssignedIdentity, `{"metadata":{"future":{"a":1},"Labels":1},"spec":{"pod":"p","podNamespace":"d","nodename":"n","azureIdentityRef":{"metadata":{"future":1}},"metadata":{"future":1}}}`,
+			[]string{"spec.metadata.future: Forbidden: unknown field"},
+		},
 		"annotations that are others": {
 			v1.KindAzureIdentity, `{"metadata":{"annotations":{"aadpodidentity.k8s.io/selector":"x","example.com/Behavior":"x","Behavior":"x","kubectl.kubernetes.io/last-applied-configuration":"{}"}},` + identity("")[1:], nil,
 		},

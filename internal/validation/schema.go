@@ -38,6 +38,9 @@ type node struct {
 	// nullable values may be null, which is the same as leaving them out; the
 	// API server's schema says the same.
 	nullable bool
+	// metadata is set for the metadata of an object, also of one that stands in
+	// another: the API server reads it by itself.
+	metadata bool
 }
 
 // schemaOf derives the schema of a Go type.
@@ -109,7 +112,12 @@ func addFields(n *node, t reflect.Type, seen map[reflect.Type]*node) {
 		if f.Anonymous && name == "" {
 			addFields(n, f.Type, seen)
 		} else if name != "-" && f.IsExported() {
-			n.fields[name] = derive(f.Type, seen)
+			field := derive(f.Type, seen)
+			if f.Anonymous && f.Type == reflect.TypeFor[metav1.ObjectMeta]() {
+				own := *field
+				own.metadata, field = true, &own
+			}
+			n.fields[name] = field
 		}
 	}
 }

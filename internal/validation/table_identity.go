@@ -61,6 +61,14 @@ var identityTable = []Rule{
 		Message: "spec.auxiliaryTenantIDs[0]: the same tenant as spec.tenantID",
 	},
 	{
+		ID:      RuleTenantsTooMany,
+		Kinds:   identity,
+		Field:   "spec.auxiliaryTenantIDs",
+		Texts:   []string{"must have at most 100 items"},
+		Example: "auxiliaryTenantIDs: [ # 101 tenants",
+		Message: "spec.auxiliaryTenantIDs: Too many: 101: must have at most 100 items",
+	},
+	{
 		ID:      RuleClientPasswordNameRequired,
 		Kinds:   identity,
 		Field:   "spec.clientPassword.name",

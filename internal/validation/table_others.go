@@ -70,6 +70,14 @@ var otherTable = []Rule{
 		Message: "spec.podLabels: Required value: the labels of which a pod must have one to be excepted; without any, no pod is",
 	},
 	{
+		ID:      RuleExceptionLabelsTooMany,
+		Kinds:   []string{v1.KindAzurePodIdentityException},
+		Field:   "spec.podLabels",
+		Texts:   []string{"must have at most 1000 items"},
+		Example: "podLabels: { # 1001 labels",
+		Message: "spec.podLabels: Too many: 1001: must have at most 1000 items",
+	},
+	{
 		ID:      RuleExceptionLabelKey,
 		Kinds:   []string{v1.KindAzurePodIdentityException},
 		Field:   "spec.podLabels[*]",

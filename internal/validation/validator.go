@@ -74,8 +74,8 @@ func (v *Validator) Knows(kind string) bool {
 	return ok
 }
 
-// Raw returns everything that is wrong with an object as it was written, in
-// JSON: names of fields, types of values, then the rules of the kind. The rule
+// Raw returns everything that admission finds wrong with an object, in JSON: names
+// of fields, types of values, then the rules of the kind. The rule
 // behind a finding is [RulesOf] it. The error is for what is no object of a known
 // kind at all.
 func (v *Validator) Raw(kind string, raw []byte) (field.ErrorList, error) {
@@ -97,7 +97,7 @@ func (v *Validator) Judge(kind string, raw []byte, parts Parts, idCase IDCase) (
 	}
 	var verdict Verdict
 	if parts&PartSpec != 0 {
-		verdict = k.spec(object, repeated)
+		verdict = k.spec(object, repeated, parts)
 	}
 	if parts&PartBehavior != 0 && k.behavior {
 		verdict.Findings = append(verdict.Findings, behaviorFindings(annotationsOf(object))...)
@@ -109,12 +109,13 @@ func (v *Validator) Judge(kind string, raw []byte, parts Parts, idCase IDCase) (
 	return verdict, nil
 }
 
-// spec judges all of an object but its annotations. It changes the object.
-func (k kind) spec(object map[string]any, repeated field.ErrorList) Verdict {
+// spec judges all of an object but its annotations, and its metadata only where
+// that is one of the parts. It changes the object.
+func (k kind) spec(object map[string]any, repeated field.ErrorList, parts Parts) Verdict {
 	if k.status {
 		delete(object, "status")
 	}
-	w := &walker{findings: repeated}
+	w := &walker{findings: repeated, metadata: parts&PartMetadata != 0}
 	w.object(k.schema, object)
 	spec, _ := object["spec"].(map[string]any)
 	findings, warnings, err := k.judge(spec)

@@ -20,6 +20,8 @@ import (
 // wrong type are removed. So one mistake is one finding, and the values are
 // judged all the same.
 type walker struct {
+	// metadata of objects is looked into as well.
+	metadata bool
 	findings field.ErrorList
 	// more are the findings beyond maxFindings, which are only counted.
 	more int
@@ -99,6 +101,9 @@ func (w *walker) value(n *node, v any) outcome {
 			return keep
 		}
 		return w.mistype(n, v)
+	}
+	if n.metadata && !w.metadata {
+		return keep
 	}
 	switch n.shape {
 	case shapeAny:

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -36,25 +37,24 @@ var differences = []difference{
 	{
 		id:            "metadata",
 		serverRefuses: true,
-		text:          "metadata is the API server's own to judge, such as keys that no annotation can have",
+		text:          "metadata is the API server's own to judge, such as keys that no annotation can have and names of fields: the webhook sees none that the API server does not know, and a newer one may know more",
 		explains: func(_ string, o map[string]any, _ field.ErrorList) bool {
 			metadata, _ := o["metadata"].(map[string]any)
 			annotations, _ := metadata["annotations"].(map[string]any)
 			return slices.ContainsFunc(slices.Collect(maps.Keys(annotations)), func(key string) bool {
 				return len(k8svalidation.IsQualifiedName(strings.ToLower(key))) > 0
-			})
+			}) || metadata["Labels"] != nil || metadata["future"] != nil
 		},
 	},
 	{
 		id:            "size",
 		serverRefuses: true,
-		text:          "the CRDs bound sizes where the rules have no bound, because the API server limits what a CEL rule may cost: `resourceID` of types 1 and 2 to 1024 characters, `adEndpoint` to 2048, `auxiliaryTenantIDs` to 100 items",
+		text:          "the CRDs bound sizes where the rules have no bound, because the API server limits what a CEL rule may cost: `resourceID` of types 1 and 2 to 1024 characters, `adEndpoint` to 2048",
 		explains: func(_ string, o map[string]any, _ field.ErrorList) bool {
 			spec, _ := o["spec"].(map[string]any)
 			id, _ := spec["resourceID"].(string)
 			endpoint, _ := spec["adEndpoint"].(string)
-			tenants, _ := spec["auxiliaryTenantIDs"].([]any)
-			return len(id) > 1024 || len(endpoint) > 2048 || len(tenants) > 100
+			return len(id) > 1024 || len(endpoint) > 2048
 		},
 	},
 	{
@@ -131,6 +131,13 @@ func handmade(t *testing.T) []sample {
 		}
 		return list
 	}
+	labels := func(n int) []byte {
+		pairs := map[string]any{}
+		for i := range n {
+			pairs[fmt.Sprintf("a-domain-of-some-length.example.com/a-key-of-some-length-%d", i)] = "value"
+		}
+		return encode(t, object(v1.KindAzurePodIdentityException, "exempt", map[string]any{"podLabels": pairs}))
+	}
 	assigned := bases()[9]
 	id, binding, azureAssigned := v1.KindAzureIdentity, v1.KindAzureIdentityBinding, v1.KindAzureAssignedIdentity
 	return []sample{
@@ -148,6 +155,10 @@ func handmade(t *testing.T) []sample {
 		{"an IPv6 address", id, with("adEndpoint", "https://[::1]:8443/x")},
 		{"an IPv4 address", id, with("adEndpoint", "https://10.0.0.1/x")},
 		{"an annotation with a key that is none", id, annotated("a b", "x")},
+		{"a field of the metadata that nobody knows", id, []byte(strings.Replace(string(encode(t, identity())), `"metadata":{`, `"metadata":{"future":1,`, 1))},
+		{"a field of the metadata that is capitalised", id, []byte(strings.Replace(string(encode(t, identity())), `"metadata":{`, `"metadata":{"Labels":{"a":"b"},`, 1))},
+		{"1000 labels of an exception", v1.KindAzurePodIdentityException, labels(1000)},
+		{"1001 labels of an exception", v1.KindAzurePodIdentityException, labels(1001)},
 		{"null for a text", id, with("adEndpoint", nil)},
 		{"null for what is required", id, with("clientID", nil)},
 		{"port 0", id, with("adEndpoint", "https://x:0/")},

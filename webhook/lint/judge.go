@@ -3,6 +3,7 @@ package lint
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -34,7 +35,7 @@ func (l *linter) judge(o object, written string, findings field.ErrorList) {
 		o.kind = written
 	} else {
 		var err error
-		verdict, err = l.rules.Judge(o.kind, o.raw, validation.AllParts, l.idCase)
+		verdict, err = l.rules.Judge(o.kind, o.raw, validation.WrittenParts, l.idCase)
 		if err != nil {
 			verdict.Findings = field.ErrorList{{Type: field.ErrorTypeInternal, Detail: err.Error()}}
 		}
@@ -43,6 +44,10 @@ func (l *linter) judge(o object, written string, findings field.ErrorList) {
 	}
 	before := l.report.errors
 	for _, f := range findings {
+		if f.Origin == validation.RuleFieldUnknown && under(f.Field, "metadata") {
+			l.unknownMetadata(o, f)
+			continue
+		}
 		l.refused(o, f, o.place(f.Field))
 	}
 	for _, p := range keyProblems(o.node) {
@@ -50,6 +55,7 @@ func (l *linter) judge(o object, written string, findings field.ErrorList) {
 			l.refused(o, p.finding, o.doc.placeOf(p.node))
 		}
 	}
+	l.leftOut(o, verdict.More, l.report.errors > before)
 	if l.report.errors > before {
 		l.report.faulty++
 	}
@@ -86,6 +92,28 @@ func (l *linter) refused(o object, e *field.Error, where place) {
 	if e.Origin != "" {
 		f.Rules = validation.RulesOf(e)
 	}
+	l.report.add(f)
+}
+
+// unknownMetadata adds a warning about a field of the metadata, which belongs to the
+// API server: a newer one may know fields that are not known here.
+func (l *linter) unknownMetadata(o object, e *field.Error) {
+	f := l.finding(o, SeverityWarning, e.Field, o.place(e.Field))
+	f.Message, f.Rules = "unknown field: an API server that does not know it either refuses or drops it", validation.RulesOf(e)
+	l.report.add(f)
+}
+
+// leftOut adds how many findings about an object were only counted.
+func (l *linter) leftOut(o object, count int, refused bool) {
+	if count == 0 {
+		return
+	}
+	severity := SeverityWarning
+	if refused {
+		severity = SeverityError
+	}
+	f := l.finding(o, severity, "", o.place(""))
+	f.Message, f.LeftOut = fmt.Sprintf("%d further findings about this object are left out", count), count
 	l.report.add(f)
 }
 

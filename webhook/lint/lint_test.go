@@ -1,6 +1,9 @@
 package lint
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -186,6 +189,14 @@ func TestFile(t *testing.T) {
 				`f:5: AzureIdentityBinding Demo: metadata.labels: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')`,
 			},
 		},
+		"fields of the metadata": {
+			header + "kind: AzureIdentityBinding\nmetadata:\n  name: b\n  Labels: {a: b}\n  anotations: {a: b}\n  future: x\nspec:\n  azureIdentity: demo\n  selector: x\n",
+			[]string{
+				`f:5: AzureIdentityBinding b: metadata.Labels: Forbidden: miscapitalised, use "labels"`,
+				`f:6: AzureIdentityBinding b: metadata.anotations: Forbidden: unknown field, did you mean "annotations"?`,
+				"f:7: warning: AzureIdentityBinding b: metadata.future: unknown field: an API server that does not know it either refuses or drops it",
+			},
+		},
 		"a name to be generated": {
 			header + "kind: AzureIdentityBinding\nmetadata:\n  generateName: b-\nspec:\n  azureIdentity: demo\n  Selector: x\n",
 			[]string{`f:7: AzureIdentityBinding b-: spec.Selector: Forbidden: miscapitalised, use "selector"`},
@@ -270,5 +281,38 @@ func TestFile(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestLeftOut: what is beyond the limit of the rules is counted, in text and JSON, and
+// in the closing line.
+func TestLeftOut(t *testing.T) {
+	var file strings.Builder
+	file.WriteString(header + "kind: AzureIdentityBinding\nmetadata:\n  name: b\nspec:\n  azureIdentity: demo\n  selector: x\n")
+	for i := range 1234 {
+		fmt.Fprintf(&file, "  x%04d: y\n", i)
+	}
+	lines, r := texts(t, file.String())
+	want := "f:1: AzureIdentityBinding b: 234 further findings about this object are left out"
+	if len(lines) != 1001 || !slices.Contains(lines, want) {
+		t.Errorf("%d lines, and none is %q", len(lines), want)
+	}
+	if got := r.summary(); !strings.Contains(got, "1 with errors; 1234 errors, 0 warnings") {
+		t.Errorf("the closing line is %q", got)
+	}
+	var printed bytes.Buffer
+	if err := r.write(&printed, outputJSON); err != nil {
+		t.Fatal(err)
+	}
+	var findings []Finding
+	if err := json.Unmarshal(printed.Bytes(), &findings); err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for _, f := range findings {
+		left += f.LeftOut
+	}
+	if len(findings) != 1001 || left != 234 {
+		t.Errorf("%d findings, %d left out", len(findings), left)
 	}
 }

@@ -43,6 +43,9 @@ type Finding struct {
 	Rules []string `json:"rules,omitempty"`
 	// Suggestion is what to write instead, if that is known.
 	Suggestion string `json:"suggestion,omitempty"`
+	// LeftOut is how many findings about the object are not among the others, which
+	// are a thousand about names and types at most.
+	LeftOut int `json:"leftOut,omitempty"`
 }
 
 // String is the finding on one line, in the form of a compiler's message.
@@ -81,10 +84,11 @@ type report struct {
 
 func (r *report) add(f Finding) {
 	r.findings = append(r.findings, f)
+	count := max(1, f.LeftOut)
 	if f.Severity == SeverityError {
-		r.errors++
+		r.errors += count
 	} else {
-		r.warnings++
+		r.warnings += count
 	}
 }
 

@@ -204,6 +204,9 @@ func TestHandle(t *testing.T) {
 				r.Kind.Kind = v1.KindAzureIdentityBinding
 			}),
 		},
+		"a field of the metadata that only a newer API server knows": {
+			req: request(admissionv1.Create, "", identity(`,"future":{"a":["b"]}`, goodSpec), nil),
+		},
 		"metadata that is no object": {
 			req:        request(admissionv1.Update, identity("", goodSpec), `{"metadata":5,"spec":{}}`, nil),
 			wantReason: "the object or its metadata is no JSON object",
