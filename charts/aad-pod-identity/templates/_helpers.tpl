@@ -309,3 +309,37 @@ and allowedAuthorityHosts, in lower case and without the port that https has any
 {{- define "aad-pod-identity.podDisruptionBudget" -}}
 {{- if hasKey . "minAvailable" }}{{ toYaml (omit . "maxUnavailable") }}{{ else }}{{ toYaml . }}{{ end -}}
 {{- end -}}
+
+{{/*
+The match condition of policies about rights that exempts MIC's upgrade of stored
+objects, and nothing else that its service account may write: an update in which
+every field keeps its value and only the capitalisation of names changes, in the spec
+and in clientPassword.
+*/}}
+{{- define "aad-pod-identity.policy.notMICRewriting" -}}
+- name: not-mic-rewriting
+  expression: >-
+    request.operation == 'CREATE' || request.userInfo.username != {{ include "aad-pod-identity.mic.username" . | squote }} ||
+    !({{ include "aad-pod-identity.policy.sameButCase" (dict "new" "object.spec" "old" "oldObject.spec" "k" "k" "l" "l" "deep" "clientpassword") | nindent 4 | trim }})
+{{- end -}}
+
+{{/*
+CEL: two maps are the same but for the capitalisation of keys. A key that stands in
+both has one value; every other has a counterpart that the other map has not. k and l
+are the names for keys; the values of the key "deep", in lower case, may differ in the
+same way.
+*/}}
+{{- define "aad-pod-identity.policy.sameButCase" -}}
+{{- $same := printf "%s[%s] == %s[%s]" .new .k .old .l -}}
+{{- $kept := printf "%s[%s] == %s[%s]" .new .k .old .k -}}
+{{- with .deep -}}
+{{- $below := dict "k" (printf "%s2" $.k) "l" (printf "%s2" $.l) "deep" "" -}}
+{{- $bothMaps := printf "type(%s[%s]) == map && type(%s[%%s]) == map" $.new $.k $.old -}}
+{{- $same = printf "(%s || %s.lowerAscii() == '%s' && %s && %s)" $same $.k . (printf $bothMaps $.l) (include "aad-pod-identity.policy.sameButCase" (merge (dict "new" (printf "%s[%s]" $.new $.k) "old" (printf "%s[%s]" $.old $.l)) $below)) -}}
+{{- $kept = printf "(%s || %s.lowerAscii() == '%s' && %s && %s)" $kept $.k . (printf $bothMaps $.k) (include "aad-pod-identity.policy.sameButCase" (merge (dict "new" (printf "%s[%s]" $.new $.k) "old" (printf "%s[%s]" $.old $.k)) $below)) -}}
+{{- end -}}
+{{ .new }}.size() == {{ .old }}.size() &&
+{{ .new }}.all({{ .k }}, {{ .k }} in {{ .old }} ? {{ $kept }} :
+  {{ .old }}.exists({{ .l }}, !({{ .l }} in {{ .new }}) && {{ .l }}.lowerAscii() == {{ .k }}.lowerAscii() && {{ $same }})) &&
+{{ .old }}.all({{ .l }}, {{ .l }} in {{ .new }} || {{ .new }}.exists({{ .k }}, !({{ .k }} in {{ .old }}) && {{ .l }}.lowerAscii() == {{ .k }}.lowerAscii()))
+{{- end -}}
