@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -25,14 +27,26 @@ func manifestFiles(t *testing.T, folder string) map[string]string {
 	return files
 }
 
-// TestBadManifests applies every file of test/manifests/invalid with kubectl:
-// each is refused with all its findings.
-func TestBadManifests(t *testing.T) {
+// badManifests applies the files of test/manifests/invalid with one kubectl: each is
+// refused with all its findings.
+func badManifests(t *testing.T) {
 	ns := namespace(t)
-	for name, data := range manifestFiles(t, "invalid") {
+	files := manifestFiles(t, "invalid")
+	names := slices.Sorted(maps.Keys(files))
+	var all strings.Builder
+	for _, name := range names {
+		all.WriteString("---\n" + files[name])
+	}
+	const begin = "Error from server"
+	before, rest, _ := strings.Cut(refused(t, all.String(), "apply", "-n", ns, "-f", "-"), begin)
+	refusals := strings.Split(rest, begin)
+	if before != "" || len(refusals) != len(names) {
+		t.Fatalf("%d objects were refused of %d; kubectl says first %q", len(refusals), len(names), before)
+	}
+	for i, name := range names {
 		t.Run(name, func(t *testing.T) {
 			var want []string
-			for line := range strings.Lines(data) {
+			for line := range strings.Lines(files[name]) {
 				if text, ok := strings.CutPrefix(line, "# want: "); ok {
 					want = append(want, strings.TrimSpace(text))
 				}
@@ -40,18 +54,17 @@ func TestBadManifests(t *testing.T) {
 			if len(want) == 0 {
 				t.Fatal("the file says nothing of the expected message")
 			}
-			out := refused(t, data, "apply", "-n", ns, "-f", "-")
-			flat := strings.Join(strings.Fields(out), " ")
+			flat := strings.Join(strings.Fields(refusals[i]), " ")
 			for _, w := range want {
 				if !strings.Contains(flat, strings.Join(strings.Fields(w), " ")) {
-					t.Errorf("kubectl does not print\n%s\nbut\n%s", w, out)
+					t.Errorf("kubectl does not print\n%s\nbut\n%s", w, refusals[i])
 				}
 			}
 		})
 	}
 }
 
-func TestGoodManifests(t *testing.T) {
+func goodManifests(t *testing.T) {
 	ns := namespace(t)
 	for name, data := range manifestFiles(t, "valid") {
 		t.Run(name, func(t *testing.T) {
@@ -62,8 +75,8 @@ func TestGoodManifests(t *testing.T) {
 	}
 }
 
-// TestForgedTags holds that tags say what is, not what somebody wrote.
-func TestForgedTags(t *testing.T) {
+// forgedTags holds that tags say what is, not what somebody wrote.
+func forgedTags(t *testing.T) {
 	ns := namespace(t)
 	id := azureIdentity(t, "tags")
 	apply(t, identityManifest(ns, "tags", id)+bindingManifest(ns, "tags", "tags", "tags"))

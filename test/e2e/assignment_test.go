@@ -10,7 +10,31 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
 )
 
-func TestSingleIdentity(t *testing.T) {
+// TestTogether runs at once what has namespaces and identities of its own and leaves
+// what all share alone: it mostly waits. It comes before the tests that restart
+// things.
+func TestTogether(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"SingleIdentity":                singleIdentity,
+		"IdentityStaysUntilItsLastUse":  identityStaysUntilItsLastUse,
+		"SameNamesInTwoNamespaces":      sameNamesInTwoNamespaces,
+		"BadIdentityDoesNotBlockOthers": badIdentityDoesNotBlockOthers,
+		"ForbiddenByARM":                forbiddenByARM,
+		"TagsCatchUp":                   tagsCatchUp,
+		"BadManifests":                  badManifests,
+		"GoodManifests":                 goodManifests,
+		"ForgedTags":                    forgedTags,
+		"AnswersOfTheTokenEndpoint":     answersOfTheTokenEndpoint,
+		"GuideLogLines":                 guideLogLines,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
+	}
+}
+
+func singleIdentity(t *testing.T) {
 	ns := namespace(t)
 	id := azureIdentity(t, "single")
 	apply(t, identityManifest(ns, "single", id)+bindingManifest(ns, "single-binding", "single", "single")+podManifest(ns, "web", "single"))
@@ -50,7 +74,7 @@ func TestSingleIdentity(t *testing.T) {
 	})
 }
 
-func TestIdentityStaysUntilItsLastUse(t *testing.T) {
+func identityStaysUntilItsLastUse(t *testing.T) {
 	ns := namespace(t)
 	id := azureIdentity(t, "shared")
 	apply(t, identityManifest(ns, "shared", id)+bindingManifest(ns, "shared", "shared", "shared")+
@@ -72,7 +96,7 @@ func TestIdentityStaysUntilItsLastUse(t *testing.T) {
 	wantNoToken(t, ns, "b")
 }
 
-func TestSameNamesInTwoNamespaces(t *testing.T) {
+func sameNamesInTwoNamespaces(t *testing.T) {
 	one, two := namespace(t, "-1"), namespace(t, "-2")
 	id := azureIdentity(t, "twins")
 	for _, ns := range []string{one, two} {
@@ -86,7 +110,7 @@ func TestSameNamesInTwoNamespaces(t *testing.T) {
 	wantToken(t, two, "web-0", id)
 }
 
-func TestBadIdentityDoesNotBlockOthers(t *testing.T) {
+func badIdentityDoesNotBlockOthers(t *testing.T) {
 	ns := namespace(t)
 	good := azureIdentity(t, "good")
 	bad := azure.Identity{ID: azure.IdentityID(stack.Subscription, stack.IdentityGroup, "does-not-exist"), ClientID: "22222222-2222-4222-8222-222222222222"}
@@ -111,7 +135,7 @@ func TestBadIdentityDoesNotBlockOthers(t *testing.T) {
 	waitState(t, ns, "web", "bad", "Assigned")
 }
 
-func TestForbiddenByARM(t *testing.T) {
+func forbiddenByARM(t *testing.T) {
 	ns := namespace(t)
 	id, err := env.Azure.PutIdentity(t.Context(), azure.Identity{ID: azure.IdentityID(stack.Subscription, "no-role-here", "forbidden")})
 	if err != nil {

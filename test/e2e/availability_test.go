@@ -17,32 +17,30 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+	"github.com/aad-pod-identity/aad-pod-identity/test/soak"
 	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
 )
 
 const webhookDeployment = "deployment/" + stack.Release + "-webhook"
 
-// appliesWanted is how many objects TestAppliesDuringRotationAndRestart applies at
-// least.
-const appliesWanted = 2000
-
 // TestAppliesDuringRotationAndRestart applies objects without a pause while
-// cert-manager issues three new serving certificates and the webhook is restarted.
-// Every good object is accepted, and every bad one is refused for what is wrong
-// with it.
+// cert-manager issues new serving certificates and the webhook is restarted. Every
+// good object is accepted, and every bad one is refused for what is wrong with it.
 func TestAppliesDuringRotationAndRestart(t *testing.T) {
 	ns := namespace(t)
+	// At least so many; it goes on as long as rotations and restart take.
+	applies, rotations := int64(soak.Size(t, "applies", 300, 2000)), soak.Size(t, "rotations", 1, 3)
 	l := startApplying(t, ns, azureIdentity(t, "applies"))
 	pods := webhookPods(t, "metadata.uid")
-	for i := range 3 {
-		l.wait(t, int64(i+1)*appliesWanted/5)
+	for i := range rotations {
+		l.wait(t, int64(i+1)*applies/5)
 		rotate(t)
 		t.Logf("rotation %d: after %d applies both replicas serve the new certificate", i+1, l.applies.Load())
 	}
 	if now := webhookPods(t, "metadata.uid"); now != pods {
 		t.Errorf("the webhook's pods changed from %s to %s", pods, now)
 	}
-	l.wait(t, 4*appliesWanted/5)
+	l.wait(t, 4*applies/5)
 	kubectl(t, "rollout", "restart", webhookDeployment)
 	kubectl(t, "rollout", "status", webhookDeployment, "--timeout=80s")
 	eventually(t, "the old pods are gone", func(ctx context.Context) error {
@@ -53,7 +51,7 @@ func TestAppliesDuringRotationAndRestart(t *testing.T) {
 		return err
 	})
 	t.Logf("rolling restart: done after %d applies", l.applies.Load())
-	l.wait(t, appliesWanted)
+	l.wait(t, applies)
 	l.stop()
 }
 
@@ -68,7 +66,9 @@ type applying struct {
 // in ten of them is bad.
 func startApplying(t *testing.T, ns string, id azure.Identity) *applying {
 	t.Helper()
-	const workers, batch = 3, 50
+	const batch = 50
+	// One leaves a processor to what is tried meanwhile.
+	workers := soak.Size(t, "clients at once", 1, 3)
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &applying{}
 	var group sync.WaitGroup
@@ -218,7 +218,8 @@ func servedCertificate(ctx context.Context, address string) ([]byte, error) {
 }
 
 // TestWebhookAway takes the webhook away: the cluster goes on, pods are created,
-// and only our own objects are refused, by an error that names the webhook.
+// and only our own objects are refused, by an error that names the webhook. Where
+// that is passed over, CRDs and policies still refuse.
 func TestWebhookAway(t *testing.T) {
 	ns := namespace(t)
 	id := azureIdentity(t, "away")
@@ -245,6 +246,13 @@ func TestWebhookAway(t *testing.T) {
 	kubectl(t, "patch", "azureidentity", "-n", ns, "away", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
 	kubectl(t, "delete", "azureidentitybinding", "-n", ns, "away")
 	waitUnassigned(t, ns, "bound", "away")
+
+	t.Run("the policy holds without the webhook", func(t *testing.T) {
+		ignoreWebhook(t)
+		if out := refused(t, forged(ns), "create", "-f", "-"); !strings.Contains(out, "ValidatingAdmissionPolicy") {
+			t.Errorf("it was not the policy that refused:\n%s", out)
+		}
+	})
 
 	scaleUp(t)
 	apply(t, identityManifest(ns, "accepted", id))

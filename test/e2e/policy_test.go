@@ -40,13 +40,6 @@ func TestAssignedIdentitiesAreMICsAlone(t *testing.T) {
 		}
 	}
 
-	t.Run("the policy holds without the webhook", func(t *testing.T) {
-		ignoreWebhook(t)
-		scaleWebhook(t, 0)
-		if out := refused(t, forged(ns), "create", "-f", "-"); !strings.Contains(out, "ValidatingAdmissionPolicy") {
-			t.Errorf("it was not the policy that refused:\n%s", out)
-		}
-	})
 	t.Run("the guide's commands clear finalizers", func(t *testing.T) {
 		// As printed in the guide; the pipe is bash's.
 		cmd := `kubectl get azureassignedidentity -A -o=json | jq '.items[].metadata.finalizers=null' | kubectl apply -f -`
@@ -58,37 +51,6 @@ func TestAssignedIdentitiesAreMICsAlone(t *testing.T) {
 		// MIC finds the assignment missing and makes it again.
 		waitState(t, ns, "web", "policy", "Assigned")
 	})
-}
-
-// scaleWebhook scales the webhook for the rest of the test and restores it.
-func scaleWebhook(t *testing.T, replicas int) {
-	t.Helper()
-	const deployment = "deployment/aad-pod-identity-webhook"
-	scale := func(ctx context.Context, n int) error {
-		if _, err := env.Kubectl(ctx, "", "scale", deployment, fmt.Sprintf("--replicas=%d", n)); err != nil {
-			return err
-		}
-		_, err := env.Kubectl(ctx, "", "rollout", "status", deployment, "--timeout=80s")
-		return err
-	}
-	t.Cleanup(func() {
-		if err := scale(context.Background(), 2); err != nil {
-			t.Errorf("restoring the webhook: %v", err)
-		}
-	})
-	if err := scale(t.Context(), replicas); err != nil {
-		t.Fatal(err)
-	}
-	if replicas == 0 {
-		eventually(t, "the webhook's pods are gone", func(ctx context.Context) error {
-			out, err := env.Kubectl(ctx, "", "get", "endpointslices", "-l", "kubernetes.io/service-name=aad-pod-identity-webhook",
-				"-o", "jsonpath={.items[*].endpoints[*].addresses}")
-			if err == nil && strings.TrimSpace(out) != "" {
-				err = fmt.Errorf("endpoints %s", out)
-			}
-			return err
-		})
-	}
 }
 
 // ignoreWebhook makes the API server pass over a webhook that does not answer, for
@@ -115,20 +77,8 @@ func ignoreWebhook(t *testing.T) {
 	}
 }
 
-// TestClusterWithoutWebhook holds the blast radius: pods are created, our own
-// objects are refused with a clear message.
-func TestClusterWithoutWebhook(t *testing.T) {
-	ns := namespace(t)
-	scaleWebhook(t, 0)
-	apply(t, podManifest(ns, "labelled", "x")+podManifest(ns, "plain", ""))
-	id := azureIdentity(t, "nowebhook")
-	if out := refused(t, identityManifest(ns, "x", id), "apply", "-f", "-"); !strings.Contains(out, "failed calling webhook") {
-		t.Errorf("the refusal does not say that the webhook is missing:\n%s", out)
-	}
-}
-
-// TestTagsCatchUp creates the binding after the pod: MIC tags the pod later.
-func TestTagsCatchUp(t *testing.T) {
+// tagsCatchUp creates the binding after the pod: MIC tags the pod later.
+func tagsCatchUp(t *testing.T) {
 	ns := namespace(t)
 	apply(t, podManifest(ns, "early", "late"))
 	id := azureIdentity(t, "late")

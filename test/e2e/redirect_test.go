@@ -119,7 +119,7 @@ func nmiPodOrNone(ctx context.Context) string {
 	return out
 }
 
-func TestAnswersOfTheTokenEndpoint(t *testing.T) {
+func answersOfTheTokenEndpoint(t *testing.T) {
 	ns := namespace(t)
 	apply(t, podManifest(ns, "stranger", ""))
 	waitReady(t, ns, "stranger")
@@ -150,8 +150,8 @@ func TestAnswersOfTheTokenEndpoint(t *testing.T) {
 	}
 }
 
-// TestGuideLogLines looks for the three lines of the troubleshooting guide.
-func TestGuideLogLines(t *testing.T) {
+// guideLogLines looks for the three lines of the troubleshooting guide.
+func guideLogLines(t *testing.T) {
 	ns := namespace(t)
 	id := azureIdentity(t, "loglines")
 	apply(t, identityManifest(ns, "loglines", id)+bindingManifest(ns, "loglines", "loglines", "loglines")+podManifest(ns, "web", "loglines"))
