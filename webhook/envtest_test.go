@@ -47,14 +47,19 @@ func startAPIServer(t *testing.T) *apiServer {
 // options and client configuration of the webhook as change leaves them.
 func startAPIServerWith(t *testing.T, mutating *admissionregv1.MutatingWebhookConfiguration, change func(*apiServer, *options, *rest.Config)) *apiServer {
 	t.Helper()
-	env := &envtest.Environment{
+	env := ourEnvironment(mutating)
+	s := startEnvironment(t, env)
+	s.startWebhook(t, &env.WebhookInstallOptions, change)
+	return s
+}
+
+// ourEnvironment has our CRDs and webhook configurations.
+func ourEnvironment(mutating *admissionregv1.MutatingWebhookConfiguration) *envtest.Environment {
+	return &envtest.Environment{
 		CRDDirectoryPaths:     []string{"../charts/aad-pod-identity/crds"},
 		ErrorIfCRDPathMissing: true,
 		WebhookInstallOptions: ourWebhooks(mutating),
 	}
-	s := startEnvironment(t, env)
-	s.startWebhook(t, &env.WebhookInstallOptions, change)
-	return s
 }
 
 func ourWebhooks(mutating *admissionregv1.MutatingWebhookConfiguration) envtest.WebhookInstallOptions {

@@ -20,17 +20,19 @@ func TestResourceIDCase(t *testing.T) {
 		validation.WarnCase:         {bad, segment + fmt.Sprintf("use %q\n", goodID)},
 		validation.CanonicalizeCase: {goodID, segment + fmt.Sprintf("stored as %q\n", goodID)},
 	}
+	env := ourEnvironment(mutatingConfiguration())
+	s := startEnvironment(t, env)
 	for idCase, tt := range tests {
 		t.Run(string(idCase), func(t *testing.T) {
-			s := startAPIServerWith(t, mutatingConfiguration(), func(_ *apiServer, o *options, _ *rest.Config) { o.resourceIDCase = string(idCase) })
+			s.startWebhook(t, &env.WebhookInstallOptions, func(_ *apiServer, o *options, _ *rest.Config) { o.resourceIDCase = string(idCase) })
 			stored := func(name string) string {
 				return s.must(t, "", "get", "azureidentity", name, "-o", "jsonpath={.spec.resourceID}")
 			}
 			written := func(name, id string) string { return strings.Replace(identityManifest(name), goodID, id, 1) }
 			for name, args := range map[string][]string{
-				"applied":     {"apply", "-f", "-"},
-				"created":     {"create", "-f", "-"},
-				"server-side": {"apply", "--server-side", "-f", "-"},
+				string(idCase) + "-applied":     {"apply", "-f", "-"},
+				string(idCase) + "-created":     {"create", "-f", "-"},
+				string(idCase) + "-server-side": {"apply", "--server-side", "-f", "-"},
 			} {
 				r := s.run(t, written(name, bad), args...)
 				if r.failed || r.stderr != tt.warning {
