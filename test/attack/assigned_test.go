@@ -42,8 +42,7 @@ func changed(o *unstructured.Unstructured, value any, path ...string) *unstructu
 	return o
 }
 
-func TestAssigned(t *testing.T) {
-	s := startServer(t)
+func (s *server) testAssigned(t *testing.T) {
 	s.install(t, nil, policyAssigned)
 	const (
 		create = "only MIC (" + micUser + ") may create an AzureAssignedIdentity"

@@ -132,42 +132,39 @@ func (s *server) store(t *testing.T, o *unstructured.Unstructured) *unstructured
 func (s *server) everything(t *testing.T, kinds []string) map[string]any {
 	t.Helper()
 	all := map[string]any{}
-	for _, kind := range kinds {
-		for _, o := range s.list(t, kind) {
-			all[kind+" "+o.GetNamespace()+"/"+o.GetName()] = map[string]any{
-				"spec": o.Object["spec"], "status": o.Object["status"], "labels": o.GetLabels(), "annotations": o.GetAnnotations(),
-			}
+	for _, o := range s.list(t, kinds...) {
+		all[o.GetKind()+" "+o.GetNamespace()+"/"+o.GetName()] = map[string]any{
+			"spec": o.Object["spec"], "status": o.Object["status"], "labels": o.GetLabels(), "annotations": o.GetAnnotations(),
 		}
 	}
 	return all
 }
 
-func (s *server) list(t *testing.T, kind string) []unstructured.Unstructured {
+func (s *server) list(t *testing.T, kinds ...string) []unstructured.Unstructured {
 	t.Helper()
-	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(schema.GroupVersionKind{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: kind + "List"})
-	check(t, s.admin.List(t.Context(), list))
-	return list.Items
-}
-
-func (s *server) clear(t *testing.T, kinds []string) {
-	t.Helper()
-	ctx := context.WithoutCancel(t.Context())
+	var all []unstructured.Unstructured
 	for _, kind := range kinds {
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(schema.GroupVersionKind{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: kind + "List"})
-		check(t, s.admin.List(ctx, list))
-		for i := range list.Items {
-			o := &list.Items[i]
-			if o.GetNamespace() == oldNamespace {
-				continue
-			}
-			if len(o.GetFinalizers()) > 0 {
-				check(t, s.admin.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
-			}
-			if err := s.admin.Delete(ctx, o); !apierrors.IsNotFound(err) {
-				check(t, err)
-			}
+		check(t, s.admin.List(context.WithoutCancel(t.Context()), list))
+		all = append(all, list.Items...)
+	}
+	return all
+}
+
+// clear deletes what attempts have left.
+func (s *server) clear(t *testing.T, kinds []string) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	for _, o := range s.list(t, kinds...) {
+		if o.GetNamespace() == oldNamespace {
+			continue
+		}
+		if len(o.GetFinalizers()) > 0 {
+			check(t, s.admin.Patch(ctx, &o, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
+		}
+		if err := s.admin.Delete(ctx, &o); !apierrors.IsNotFound(err) {
+			check(t, err)
 		}
 	}
 }

@@ -19,8 +19,7 @@ func exception(name string, pairs ...string) *unstructured.Unstructured {
 	return object("AzurePodIdentityException", "team-a", name, map[string]any{"podLabels": labels})
 }
 
-func TestExceptions(t *testing.T) {
-	s := startServer(t)
+func (s *server) testExceptions(t *testing.T) {
 	old := s.store(t, object("AzurePodIdentityException", oldNamespace, "old", map[string]any{"PodLabels": map[string]any{"app": "a"}}))
 	s.install(t, nil, policyExceptions)
 	const group, resource = "aadpodidentity.k8s.io", "azurepodidentityexceptions"

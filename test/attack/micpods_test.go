@@ -15,8 +15,7 @@ const policyMICPods = "aad-pod-identity-mic-pods"
 
 // Who has MIC's token may patch every pod by RBAC; the policy leaves the tags of
 // that.
-func TestMICAndPods(t *testing.T) {
-	s := startServer(t)
+func (s *server) testMICAndPods(t *testing.T) {
 	for _, kind := range []string{"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"} {
 		for _, o := range render(t, kind) {
 			if o.GetName() == policyMICPods {

@@ -54,8 +54,7 @@ func labelled(o *unstructured.Unstructured) *unstructured.Unstructured {
 	return o
 }
 
-func TestReferences(t *testing.T) {
-	s := startServer(t)
+func (s *server) testReferences(t *testing.T) {
 	old := []*unstructured.Unstructured{
 		object("AzureIdentity", oldNamespace, "old-spelling", map[string]any{"Type": int64(1), "ClientPassword": map[string]any{"name": "sp", "namespace": "team-a"}}),
 		object("AzureIdentity", oldNamespace, "old-endpoint", map[string]any{"type": int64(1), "adEndpoint": "http://adfs.example"}),

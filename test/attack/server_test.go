@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -56,6 +57,8 @@ const (
 	patience = 2 * time.Minute
 )
 
+var namespaces = []string{releaseNamespace, "team-a", "team-b", oldNamespace}
+
 // server is a real API server with our CRDs.
 type server struct {
 	config     *rest.Config
@@ -63,6 +66,67 @@ type server struct {
 	kubectl    string
 	kubeconfig string
 	users      map[string]*user
+	// What reset takes back.
+	policies []string
+	granted  []authorizationv1.SubjectAccessReviewSpec
+}
+
+// TestPolicies tries the policies one after the other, each alone in force.
+func TestPolicies(t *testing.T) {
+	s := startServer(t)
+	for name, try := range map[string]func(*testing.T){
+		"assigned identities": s.testAssigned,
+		"exceptions":          s.testExceptions,
+		"references":          s.testReferences,
+		"use":                 s.testUse,
+		"MIC and pods":        s.testMICAndPods,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Cleanup(func() { s.reset(t) })
+			try(t)
+		})
+	}
+}
+
+// reset takes policies, rights and objects away, and waits until that is known.
+func (s *server) reset(t *testing.T) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	for _, kind := range []client.Object{&admissionv1.ValidatingAdmissionPolicyBinding{}, &admissionv1.ValidatingAdmissionPolicy{}} {
+		check(t, s.admin.DeleteAllOf(ctx, kind))
+	}
+	for _, namespace := range namespaces {
+		for _, kind := range []client.Object{&rbacv1.RoleBinding{}, &rbacv1.Role{}} {
+			check(t, s.admin.DeleteAllOf(ctx, kind, client.InNamespace(namespace)))
+		}
+	}
+	var cluster rbacv1.ClusterRoleBindingList
+	check(t, s.admin.List(ctx, &cluster))
+	for _, o := range cluster.Items {
+		if strings.HasPrefix(o.Name, "aad-pod-identity-") {
+			check(t, s.admin.Delete(ctx, &o))
+		}
+	}
+	for _, name := range s.policies {
+		s.eventually(t, "the end of policy "+name, func() error {
+			if err := s.tryCanary(ctx, t, name); err != nil && strings.Contains(err.Error(), name) {
+				return err
+			}
+			return nil
+		})
+	}
+	for _, right := range s.granted {
+		s.eventually(t, "the end of a right of "+right.User, func() error {
+			if allowed, _ := s.allowed(ctx, right); allowed {
+				return fmt.Errorf("%s may still %s %s", right.User, right.ResourceAttributes.Verb, right.ResourceAttributes.Resource)
+			}
+			return nil
+		})
+	}
+	s.policies, s.granted = nil, nil
+	for _, o := range s.list(t, "AzureIdentity", "AzureIdentityBinding", "AzurePodIdentityException", "AzureAssignedIdentity") {
+		check(t, s.admin.Delete(ctx, &o))
+	}
 }
 
 // startServer starts an API server. Flags change how it is started.
@@ -96,7 +160,7 @@ func startServer(t *testing.T, flags ...func(*envtest.APIServer)) *server {
 	check(t, err)
 	s := &server{config: config, admin: admin, kubectl: filepath.Join(assets, "kubectl"), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), users: map[string]*user{}}
 	check(t, os.WriteFile(s.kubeconfig, kubeconfig, 0o600))
-	for _, name := range []string{releaseNamespace, "team-a", "team-b", oldNamespace} {
+	for _, name := range namespaces {
 		check(t, admin.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}))
 	}
 	check(t, admin.Create(t.Context(), &rbacv1.ClusterRole{
@@ -188,23 +252,29 @@ func (s *server) install(t *testing.T, args []string, names ...string) {
 	if installed != 2*len(names) {
 		t.Fatalf("the chart renders %d objects of the policies %q, want %d", installed, names, 2*len(names))
 	}
+	s.policies = append(s.policies, names...)
 	// A policy takes a moment to be obeyed.
-	canaries := map[string]*unstructured.Unstructured{
-		policyAssigned:   object("AzureAssignedIdentity", "team-a", "canary", nil),
-		policyReferences: object("AzureIdentity", "team-a", "canary", map[string]any{"adEndpoint": "https://canary.example"}),
-		policyExceptions: object("AzurePodIdentityException", "team-a", "canary", map[string]any{"podLabels": map[string]any{"a": "b"}}),
-		policyUse:        object("AzureIdentityBinding", "team-a", "canary", map[string]any{"azureIdentity": "canary"}),
-	}
-	canary := s.user(t, "canary")
 	for _, name := range names {
 		s.eventually(t, "policy "+name, func() error {
-			err := canary.Create(t.Context(), canaries[name].DeepCopy(), client.DryRunAll)
+			err := s.tryCanary(t.Context(), t, name)
 			if err == nil || !strings.Contains(err.Error(), name) {
 				return fmt.Errorf("not obeyed: %w", err)
 			}
 			return nil
 		})
 	}
+}
+
+// tryCanary tries what a policy refuses.
+func (s *server) tryCanary(ctx context.Context, t *testing.T, policy string) error {
+	t.Helper()
+	o := map[string]*unstructured.Unstructured{
+		policyAssigned:   object("AzureAssignedIdentity", "team-a", "canary", nil),
+		policyReferences: object("AzureIdentity", "team-a", "canary", map[string]any{"adEndpoint": "https://canary.example"}),
+		policyExceptions: object("AzurePodIdentityException", "team-a", "canary", map[string]any{"podLabels": map[string]any{"a": "b"}}),
+		policyUse:        object("AzureIdentityBinding", "team-a", "canary", map[string]any{"azureIdentity": "canary"}),
+	}[policy]
+	return s.user(t, "canary").Create(ctx, o, client.DryRunAll)
 }
 
 // eventually waits until done returns nil.
@@ -241,22 +311,26 @@ func (s *server) grant(t *testing.T, user, namespace, group, resource, verb stri
 	if len(names) > 0 {
 		attributes.Name = names[0]
 	}
+	s.granted = append(s.granted, authorizationv1.SubjectAccessReviewSpec{User: user, Groups: []string{"system:authenticated"}, ResourceAttributes: &attributes})
 	s.waitAllowed(t, user, attributes)
 }
 
 func (s *server) waitAllowed(t *testing.T, user string, attributes authorizationv1.ResourceAttributes) {
 	t.Helper()
+	right := authorizationv1.SubjectAccessReviewSpec{User: user, Groups: []string{writers, "system:authenticated"}, ResourceAttributes: &attributes}
 	s.eventually(t, fmt.Sprintf("right of %s to %s %s", user, attributes.Verb, attributes.Resource), func() error {
-		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-			User: user, Groups: []string{writers, "system:authenticated"}, ResourceAttributes: &attributes}}
-		if err := s.admin.Create(t.Context(), review); err != nil {
-			return err
+		allowed, err := s.allowed(t.Context(), right)
+		if err == nil && !allowed {
+			err = errors.New("it is not there")
 		}
-		if !review.Status.Allowed {
-			return errors.New(review.Status.Reason + review.Status.EvaluationError)
-		}
-		return nil
+		return err
 	})
+}
+
+func (s *server) allowed(ctx context.Context, right authorizationv1.SubjectAccessReviewSpec) (bool, error) {
+	review := &authorizationv1.SubjectAccessReview{Spec: right}
+	err := s.admin.Create(ctx, review)
+	return err == nil && review.Status.Allowed, err
 }
 
 // user is somebody who talks to the API server.

@@ -20,8 +20,7 @@ func bound(name, identity string, change ...func(spec map[string]any)) *unstruct
 	return object("AzureIdentityBinding", "team-a", name, spec)
 }
 
-func TestUse(t *testing.T) {
-	s := startServer(t)
+func (s *server) testUse(t *testing.T) {
 	old := s.store(t, object("AzureIdentityBinding", oldNamespace, "old", map[string]any{"AzureIdentity": "prod", "Selector": "web"}))
 	s.install(t, []string{"--set", "webhook.requireUse=true"}, policyUse)
 	const group, resource = "aadpodidentity.k8s.io", "azureidentities"
