@@ -50,8 +50,26 @@ type cluster struct {
 	client client.Client
 }
 
+// running is what the first test that needs a cluster starts, and TestMain ends.
+var (
+	running     *cluster
+	stopCluster = func() error { return nil }
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if err := stopCluster(); err != nil {
+		fmt.Fprintln(os.Stderr, "stopping the API server:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
+	if running != nil {
+		return running
+	}
 	if os.Getenv(assetsVariable) == "" {
 		t.Skipf("needs the directory of etcd and kube-apiserver in %s; 'make test' sets it", assetsVariable)
 	}
@@ -61,11 +79,7 @@ func startCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatalf("starting the API server: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stopping the API server: %v", err)
-		}
-	})
+	stopCluster = env.Stop
 	config.QPS = -1
 	live, err := NewLiveClient(config)
 	if err != nil {
@@ -75,6 +89,7 @@ func startCluster(t *testing.T) *cluster {
 	for _, namespace := range []string{micNamespace, "other"} {
 		c.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
 	}
+	running = c
 	return c
 }
 
@@ -128,7 +143,7 @@ type scenario struct {
 func (c *cluster) scenario(t *testing.T) *scenario {
 	t.Helper()
 	t.Cleanup(func() { c.clear(t) })
-	e, err := azure.New(azure.Options{Settings: azure.Settings{VMSSOperation: azure.Duration(20 * time.Millisecond)}})
+	e, err := azure.New(azure.Options{Settings: azure.Settings{VMSSOperation: azure.Duration(20 * time.Millisecond), PollAfter: azure.Duration(time.Second)}})
 	check(t, err)
 	check(t, e.Start(t.Context()))
 	t.Cleanup(e.Close)
