@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/cert-controller/pkg/rotator"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,10 +20,13 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 )
 
 // Lives of the certificates that SelfSigned makes. Both are renewed when less
@@ -68,13 +72,16 @@ type SelfSigned struct {
 	options SelfSignedOptions
 	config  *rest.Config
 	secrets cache.Cache
-	source  *Source
-	trust   *Trust
-	now     func() time.Time
+	writer  client.Writer
+	// failures counts the ends of cert-controller.
+	failures prometheus.Counter
+	source   *Source
+	trust    *Trust
+	now      func() time.Time
 }
 
 // NewSelfSigned prepares the certificates of a source; they are made by Run.
-func NewSelfSigned(config *rest.Config, options SelfSignedOptions, source *Source, trust *Trust) (*SelfSigned, error) {
+func NewSelfSigned(config *rest.Config, options SelfSignedOptions, source *Source, trust *Trust, registry prometheus.Registerer) (*SelfSigned, error) {
 	scheme := runtime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("registering the API types: %w", err)
@@ -88,7 +95,19 @@ func NewSelfSigned(config *rest.Config, options SelfSignedOptions, source *Sourc
 	if err != nil {
 		return nil, fmt.Errorf("preparing the watch of Secret %s/%s: %w", options.Namespace, options.Secret, err)
 	}
-	return &SelfSigned{options: options, config: config, secrets: secrets, source: source, trust: trust, now: time.Now}, nil
+	writer, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("preparing the client of Secret %s/%s: %w", options.Namespace, options.Secret, err)
+	}
+	failures := prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: metric.Namespace,
+		Name:      "webhook_certificate_rotation_errors_count",
+		Help:      "How often the renewal of the webhook's self-signed certificates failed and was begun again.",
+	})
+	if err := registry.Register(failures); err != nil {
+		return nil, fmt.Errorf("registering the metric of failed renewals: %w", err)
+	}
+	return &SelfSigned{options: options, config: config, secrets: secrets, writer: writer, failures: failures, source: source, trust: trust, now: time.Now}, nil
 }
 
 func (s *SelfSigned) key() types.NamespacedName {
@@ -104,8 +123,9 @@ func (s *SelfSigned) Run(ctx context.Context) error {
 		if !s.waitForSecret(ctx) {
 			return nil
 		}
-		return s.rotate(ctx)
+		return s.keepRotating(ctx, s.rotate)
 	})
+	group.Go(func() error { return s.keepTrimming(ctx) })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("self-signed certificates in Secret %s: %w", s.key(), err)
 	}
@@ -136,7 +156,23 @@ func (s *SelfSigned) waitForSecret(ctx context.Context) bool {
 	}
 }
 
-// rotate runs cert-controller.
+// keepRotating rotates until ctx ends. What is served stays good while the rotation
+// fails, for weeks if need be, so that the process must not end with it.
+func (s *SelfSigned) keepRotating(ctx context.Context, rotate func(context.Context) error) error {
+	_ = run.Retry(ctx, "to renew the self-signed certificates; the one that is served stays", func(ctx context.Context) error {
+		err := rotate(ctx)
+		if ctx.Err() == nil {
+			s.failures.Inc()
+			if err == nil {
+				err = errors.New("the rotation ended")
+			}
+		}
+		return err
+	}) // ctx has ended: an orderly stop
+	return nil
+}
+
+// rotate runs cert-controller. It may be called again when it has returned.
 func (s *SelfSigned) rotate(ctx context.Context) error {
 	scheme := runtime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
@@ -150,9 +186,13 @@ func (s *SelfSigned) rotate(ctx context.Context) error {
 		"mutatingwebhookconfigurations":   s.options.Configuration,
 		"validatingwebhookconfigurations": s.options.Configuration,
 	})
+	again := true
 	mgr, err := manager.New(config, manager.Options{
 		Scheme:  scheme,
 		Metrics: metricsserver.Options{BindAddress: "0"},
+		// The names of controllers are those of the process, and this may be the second
+		// time.
+		Controller: ctrlconfig.Controller{SkipNameValidation: &again},
 		NewClient: func(config *rest.Config, options client.Options) (client.Client, error) {
 			options.Cache = nil
 			c, err := client.New(config, options)

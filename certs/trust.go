@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -17,6 +18,8 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 )
 
 // Trust knows which certificate authorities API servers accept a certificate
@@ -27,8 +30,12 @@ type Trust struct {
 	name, host string
 	now        func() time.Time
 	reader     client.Reader
-	run        func(context.Context) error
-	synced     []func() bool
+	// prepare needs the API server, to say which resources there are.
+	prepare func(context.Context) error
+	run     func(context.Context) error
+	// prepared is set when synced is complete.
+	prepared atomic.Bool
+	synced   []func() bool
 	// distrust is what Ready said last about entries that do not count.
 	distrust   string
 	distrustMu sync.Mutex
@@ -36,7 +43,7 @@ type Trust struct {
 
 // NewTrust prepares the watch of the two webhook configurations of a name, which
 // begins with Run. Host is the name by which API servers know the webhook.
-func NewTrust(ctx context.Context, config *rest.Config, name, host string) (*Trust, error) {
+func NewTrust(config *rest.Config, name, host string) (*Trust, error) {
 	scheme := runtime.NewScheme()
 	if err := addWebhookConfigurations(scheme); err != nil {
 		return nil, err
@@ -53,12 +60,18 @@ func NewTrust(ctx context.Context, config *rest.Config, name, host string) (*Tru
 		return nil, fmt.Errorf("preparing the watch of the webhook configurations: %w", err)
 	}
 	t := &Trust{name: name, host: host, now: time.Now, reader: c, run: c.Start}
-	for _, kind := range kinds {
-		informer, err := c.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
-		if err != nil {
-			return nil, fmt.Errorf("watching %T %s: %w", kind, name, err)
+	t.prepare = func(ctx context.Context) error {
+		var synced []func() bool
+		for _, kind := range kinds {
+			informer, err := c.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
+			if err != nil {
+				return fmt.Errorf("watching %T %s: %w", kind, name, err)
+			}
+			synced = append(synced, informer.HasSynced)
 		}
-		t.synced = append(t.synced, informer.HasSynced)
+		t.synced = synced
+		t.prepared.Store(true)
+		return nil
 	}
 	return t, nil
 }
@@ -70,8 +83,11 @@ func addWebhookConfigurations(scheme *runtime.Scheme) error {
 	return nil
 }
 
-// Run watches the configurations until ctx ends.
+// Run watches the configurations, as soon as there is an API server, until ctx ends.
 func (t *Trust) Run(ctx context.Context) error {
+	if err := run.Retry(ctx, "to watch the webhook configurations", t.prepare); err != nil {
+		return nil //nolint:nilerr // ctx has ended: an orderly stop
+	}
 	if err := t.run(ctx); err != nil {
 		return fmt.Errorf("watching the webhook configurations: %w", err)
 	}
@@ -148,9 +164,13 @@ func (t *Trust) logDistrust(ctx context.Context, err error) {
 
 // entries of both configurations, from the watch.
 func (t *Trust) entries(ctx context.Context) ([]entry, error) {
+	notYet := errors.New("the webhook configurations are not known yet")
+	if !t.prepared.Load() {
+		return nil, notYet
+	}
 	for _, synced := range t.synced {
 		if !synced() {
-			return nil, errors.New("the webhook configurations are not known yet")
+			return nil, notYet
 		}
 	}
 	return readEntries(ctx, t.reader, t.name)

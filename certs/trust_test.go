@@ -72,6 +72,7 @@ func TestTrust(t *testing.T) {
 				host = testHost
 			}
 			trust := &Trust{name: testConfiguration, host: host, now: func() time.Time { return noon.Add(time.Hour) }, reader: fakeClient(t, tt.objects...)}
+			trust.prepared.Store(true)
 			err := trust.Check(t.Context(), keyPair(t, cert, key))
 			switch {
 			case tt.want == "" && err != nil:
@@ -82,7 +83,11 @@ func TestTrust(t *testing.T) {
 		})
 	}
 	t.Run("nothing is said before the watch has begun", func(t *testing.T) {
+		if err := (&Trust{}).Check(t.Context(), keyPair(t, cert, key)); err == nil {
+			t.Error("trusted, and there is no API server")
+		}
 		trust := &Trust{synced: []func() bool{func() bool { return false }}}
+		trust.prepared.Store(true)
 		if err := trust.Check(t.Context(), keyPair(t, cert, key)); err == nil {
 			t.Error("trusted")
 		}
@@ -118,6 +123,7 @@ func TestReady(t *testing.T) {
 				}
 			}
 			trust := &Trust{name: testConfiguration, host: testHost, now: func() time.Time { return noon.Add(time.Hour) }, reader: fakeClient(t, objects...)}
+			trust.prepared.Store(true)
 			err := trust.Ready(t.Context(), keyPair(t, cert, key))
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)

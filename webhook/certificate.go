@@ -103,7 +103,7 @@ type certificate struct {
 	run   []func(context.Context) error
 }
 
-func newCertificate(ctx context.Context, o *certificateOptions, config *rest.Config, registry prometheus.Registerer) (*certificate, error) {
+func newCertificate(o *certificateOptions, config *rest.Config, registry prometheus.Registerer) (*certificate, error) {
 	source, err := certs.NewSource(o.certDir, o.host(), registry)
 	if err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func newCertificate(ctx context.Context, o *certificateOptions, config *rest.Con
 	if o.configuration == "" {
 		return c, nil
 	}
-	if c.trust, err = certs.NewTrust(ctx, config, o.configuration, o.host()); err != nil {
+	if c.trust, err = certs.NewTrust(config, o.configuration, o.host()); err != nil {
 		return nil, err
 	}
 	c.run = append(c.run, c.trust.Run)
@@ -129,7 +129,7 @@ func newCertificate(ctx context.Context, o *certificateOptions, config *rest.Con
 			Host:          o.host(),
 			Dir:           o.certDir,
 			CAName:        o.service + "-ca",
-		}, source, c.trust)
+		}, source, c.trust, registry)
 		if err != nil {
 			return nil, err
 		}

@@ -85,11 +85,11 @@ func serve(ctx context.Context, o *options, config *rest.Config) error {
 	registry := prometheus.NewRegistry()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	cert, err := newCertificate(background, &o.certificateOptions, config, registry)
+	cert, err := newCertificate(&o.certificateOptions, config, registry)
 	if err != nil {
 		return err
 	}
-	known, err := lookup.New(background, config, o.lookup())
+	known, err := lookup.New(config, o.lookup())
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 )
 
 // selectorIndex finds bindings by the label value they select.
@@ -31,13 +32,17 @@ type Options struct {
 type Lookup struct {
 	cached client.Reader
 	live   client.Reader
-	run    func(context.Context) error
-	wait   func(context.Context) bool
-	synced []func() bool
+	// prepare needs the API server, to say which resources there are.
+	prepare func(context.Context) error
+	run     func(context.Context) error
+	wait    func(context.Context) bool
+	// prepared is closed when synced is complete.
+	prepared chan struct{}
+	synced   []func() bool
 }
 
-// New prepares the caches; they fill while Run runs.
-func New(ctx context.Context, config *rest.Config, o Options) (*Lookup, error) {
+// New makes the caches; they are prepared and filled while Run runs.
+func New(config *rest.Config, o Options) (*Lookup, error) {
 	scheme := runtime.NewScheme()
 	if err := v1.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("registering the API types: %w", err)
@@ -54,32 +59,47 @@ func New(ctx context.Context, config *rest.Config, o Options) (*Lookup, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the caches: %w", err)
 	}
-	if err := c.IndexField(ctx, &v1.AzureIdentityBinding{}, selectorIndex, selectorOf); err != nil {
-		return nil, fmt.Errorf("indexing AzureIdentityBindings: %w", err)
-	}
-	var synced []func() bool
-	for _, kind := range append(o.kinds(), &v1.AzureIdentityBinding{}, &v1.AzureIdentity{}) {
-		informer, err := c.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
-		if err != nil {
-			return nil, fmt.Errorf("watching %T: %w", kind, err)
-		}
-		synced = append(synced, informer.HasSynced)
-	}
 	live, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
 		return nil, fmt.Errorf("preparing the API client: %w", err)
 	}
-	return &Lookup{cached: c, live: live, run: c.Start, wait: c.WaitForCacheSync, synced: synced}, nil
+	l := &Lookup{cached: c, live: live, run: c.Start, wait: c.WaitForCacheSync, prepared: make(chan struct{})}
+	indexed := false
+	l.prepare = func(ctx context.Context) error {
+		// It may be called again, and an index cannot be made twice.
+		if !indexed {
+			if err := c.IndexField(ctx, &v1.AzureIdentityBinding{}, selectorIndex, selectorOf); err != nil {
+				return fmt.Errorf("indexing AzureIdentityBindings: %w", err)
+			}
+			indexed = true
+		}
+		var synced []func() bool
+		for _, kind := range append(o.kinds(), &v1.AzureIdentityBinding{}, &v1.AzureIdentity{}) {
+			informer, err := c.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
+			if err != nil {
+				return fmt.Errorf("watching %T: %w", kind, err)
+			}
+			synced = append(synced, informer.HasSynced)
+		}
+		l.synced = synced
+		close(l.prepared)
+		return nil
+	}
+	return l, nil
 }
 
 // NewFromReader makes a Lookup that asks a reader for everything; the reader
 // must know the index of bindings by selector. For tests.
 func NewFromReader(r client.Reader) *Lookup {
+	prepared := make(chan struct{})
+	close(prepared)
 	return &Lookup{
-		cached: r,
-		live:   r,
-		run:    func(ctx context.Context) error { <-ctx.Done(); return nil },
-		wait:   func(context.Context) bool { return true },
+		cached:   r,
+		live:     r,
+		prepare:  func(context.Context) error { return nil },
+		run:      func(ctx context.Context) error { <-ctx.Done(); return nil },
+		wait:     func(context.Context) bool { return true },
+		prepared: prepared,
 	}
 }
 
@@ -95,8 +115,12 @@ func selectorOf(o client.Object) []string {
 	return nil
 }
 
-// Run keeps the caches up to date until ctx ends.
+// Run fills the caches, as soon as there is an API server with our kinds, and keeps
+// them up to date until ctx ends.
 func (l *Lookup) Run(ctx context.Context) error {
+	if err := run.Retry(ctx, "to watch what the webhook knows of the cluster", l.prepare); err != nil {
+		return nil //nolint:nilerr // ctx has ended: an orderly stop
+	}
 	if err := l.run(ctx); err != nil {
 		return fmt.Errorf("running the caches: %w", err)
 	}
@@ -106,11 +130,21 @@ func (l *Lookup) Run(ctx context.Context) error {
 // WaitForSync waits until the caches hold everything, or ctx ends: then it
 // returns false.
 func (l *Lookup) WaitForSync(ctx context.Context) bool {
-	return l.wait(ctx)
+	select {
+	case <-l.prepared:
+		return l.wait(ctx)
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Synced reports whether the caches hold everything.
 func (l *Lookup) Synced() bool {
+	select {
+	case <-l.prepared:
+	default:
+		return false
+	}
 	for _, synced := range l.synced {
 		if !synced() {
 			return false
