@@ -75,7 +75,9 @@ func TestLockRespectsTheOldOne(t *testing.T) {
 		// within is how long the new one may take then.
 		within time.Duration
 	}{
-		"the old leader dies":     {end: func(oldMIC) {}, within: 25 * time.Second},
+		// client-go looks every 3.75 s to 8.25 s, the retry period with its jitter: once to
+		// see the last renewal, from which the 15 s of the lock count, and once after them.
+		"the old leader dies":     {end: func(oldMIC) {}, within: 32 * time.Second},
 		"the old leader releases": {end: func(o oldMIC) { o.write("", 1) }, within: 10 * time.Second},
 		"the old lock is deleted": {end: func(o oldMIC) {
 			check(o.t, o.client.CoreV1().Endpoints("default").Delete(o.t.Context(), lockName, metav1.DeleteOptions{}))
