@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,14 +27,28 @@ type azureAccess struct {
 	cloud   atomic.Pointer[cloud.Cloud]
 }
 
-func openAzure(o *options) (*azureAccess, error) {
+func openAzure(o *options, metrics *metric.MIC) (*azureAccess, error) {
 	c, err := cloud.Open(o.cloudOptions())
 	if err != nil {
 		return nil, err
 	}
-	a := &azureAccess{options: o, budget: arm.NewBudget()}
+	a := &azureAccess{options: o, budget: arm.NewBudget(), metrics: metrics}
+	a.budget.Observe(a.request)
 	a.cloud.Store(c)
 	return a, nil
+}
+
+// request counts an HTTP request to ARM.
+func (a *azureAccess) request(r arm.Request) {
+	call, status := metric.CallRead, "none"
+	if r.Write {
+		call = metric.CallWrite
+	}
+	if r.Status != 0 {
+		status = strconv.Itoa(r.Status)
+	}
+	a.metrics.ARMRequests.WithLabelValues(call, status).Inc()
+	a.metrics.ARMBudgetWait.WithLabelValues(call).Observe(r.Waited.Seconds())
 }
 
 // client returns a client for the configuration as last read.
@@ -44,6 +59,7 @@ func (a *azureAccess) client() *compute.Client {
 		a.metrics.CloudDuration.WithLabelValues(operation).Observe(took.Seconds())
 		if err != nil {
 			a.metrics.CloudErrors.WithLabelValues(operation).Inc()
+			a.metrics.CloudErrorsByCode.WithLabelValues(operation, arm.MetricCode(err)).Inc()
 		}
 	})
 }

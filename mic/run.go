@@ -43,14 +43,13 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	azure, err := openAzure(o)
-	if err != nil {
-		return err
-	}
 	// controller-runtime's registry has the metrics of queues, clients, Go and
 	// the process.
 	metrics := metric.NewMIC(ctrlmetrics.Registry)
-	azure.metrics = metrics
+	azure, err := openAzure(o, metrics)
+	if err != nil {
+		return err
+	}
 
 	clientset, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -70,6 +69,7 @@ func serve(ctx context.Context, o *options) error {
 	engine := compute.NewEngine(compute.LedgerStore{Client: live, Namespace: o.namespace}, azure.client(), compute.Options{
 		VerifyInterval: o.reconcileInterval, Backoff: o.backoff(), Immutable: azure.immutable,
 	})
+	metric.RegisterRefused(ctrlmetrics.Registry, engine.Refused)
 	settings := controller.Options{
 		Namespace: o.namespace, ForceNamespaced: o.forceNamespaced, ReadinessGate: o.readinessGate, Parallel: o.createDeleteBatch,
 		LeaseDuration: o.leaderDuration, Lock: lock, Recorder: recorder, Metrics: metrics,

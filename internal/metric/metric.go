@@ -17,6 +17,14 @@ const (
 	LabelStatusCode = "status_code"
 	LabelNamespace  = "namespace"
 	LabelResource   = "resource"
+	LabelErrorCode  = "error_code"
+	LabelCall       = "call"
+)
+
+// Values of LabelCall.
+const (
+	CallRead  = "read"
+	CallWrite = "write"
 )
 
 // Values of LabelOperation.
@@ -66,6 +74,11 @@ type MIC struct {
 	CloudDuration       *prometheus.HistogramVec // by LabelOperation
 	CloudErrors         *prometheus.CounterVec   // by LabelOperation
 	KubernetesAPIErrors *prometheus.CounterVec   // by LabelOperation
+
+	// New. Error codes are a fixed set, and statuses those that ARM answers with.
+	CloudErrorsByCode *prometheus.CounterVec   // by LabelOperation, LabelErrorCode
+	ARMRequests       *prometheus.CounterVec   // by LabelCall, LabelStatusCode
+	ARMBudgetWait     *prometheus.HistogramVec // by LabelCall
 }
 
 // NewMIC registers the metrics of MIC.
@@ -83,8 +96,12 @@ func NewMIC(reg prometheus.Registerer) *MIC {
 		CloudDuration:                    histogramVec("cloud_provider_operations_duration_seconds", "Duration of ARM operations, in seconds.", cycleBuckets, LabelOperation),
 		CloudErrors:                      counterVec("cloud_provider_operations_errors_count", "ARM operations that failed.", LabelOperation),
 		KubernetesAPIErrors:              kubernetesAPIErrors(),
+		CloudErrorsByCode:                counterVec("cloud_provider_operations_errors_by_code_count", "ARM operations that failed, by ARM's error code.", LabelOperation, LabelErrorCode),
+		ARMRequests:                      counterVec("arm_requests_count", "HTTP requests to ARM, with polls and repetitions.", LabelCall, LabelStatusCode),
+		ARMBudgetWait:                    histogramVec("arm_budget_wait_duration_seconds", "Time that requests to ARM waited for the subscription's budget, in seconds.", assignmentBuckets, LabelCall),
 	}
 	reg.MustRegister(
+		m.CloudErrorsByCode, m.ARMRequests, m.ARMBudgetWait,
 		m.AssignedIdentityAdditionDuration, m.AssignedIdentityAdditions,
 		m.AssignedIdentityDeletionDuration, m.AssignedIdentityDeletions,
 		m.AssignedIdentityUpdateDuration, m.AssignedIdentityUpdates,
@@ -92,6 +109,13 @@ func NewMIC(reg prometheus.Registerer) *MIC {
 		m.CloudDuration, m.CloudErrors, m.KubernetesAPIErrors,
 	)
 	return m
+}
+
+// RegisterRefused registers how many identities ARM refuses at present.
+func RegisterRefused(reg prometheus.Registerer, count func() int) {
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: Namespace, Name: "mic_refused_identities", Help: "Identities that ARM refuses to assign at present.",
+	}, func() float64 { return float64(count()) }))
 }
 
 // NMI is the metrics of NMI.

@@ -3,6 +3,7 @@ package compute
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	azarm "github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8"
@@ -31,6 +33,7 @@ type Client struct {
 	mu       sync.Mutex
 	clients  map[string]clients // by subscription, lower case
 	pollBase time.Duration
+	scope    string // of tokens for ARM
 }
 
 type clients struct {
@@ -38,10 +41,11 @@ type clients struct {
 	vmss *armcompute.VirtualMachineScaleSetsClient
 }
 
-// Intervals at which a running operation is polled when ARM does not say:
-// short at first, because an operation may be, then growing.
+// Intervals at which a running operation is polled when ARM does not say, which
+// it nearly always does. Polls are reads: at these a hundred operations of a
+// minute each stay within the budget.
 const (
-	firstPoll = 100 * time.Millisecond
+	firstPoll = 500 * time.Millisecond
 	lastPoll  = 5 * time.Second
 )
 
@@ -55,7 +59,10 @@ func NewClient(credential azcore.TokenCredential, options *azarm.ClientOptions, 
 	if observe == nil {
 		observe = func(string, time.Duration, error) {}
 	}
-	return &Client{credential: credential, options: options, observe: observe, clients: map[string]clients{}, pollBase: firstPoll}
+	return &Client{
+		credential: credential, options: options, observe: observe, clients: map[string]clients{}, pollBase: firstPoll,
+		scope: options.Cloud.Services[cloud.ResourceManager].Audience + "/.default",
+	}
 }
 
 // of returns the clients of a subscription.
@@ -93,7 +100,7 @@ func (c *Client) get(ctx context.Context, target resourceid.Compute) (r *resourc
 	if target.Kind == resourceid.VMSS {
 		response, err := of.vmss.Get(ctx, target.ResourceGroup, target.Name, nil)
 		if err != nil {
-			return nil, arm.Classify(err)
+			return nil, c.explain(ctx, err)
 		}
 		kind, ids := scaleSetIdentity(response.Identity)
 		var state *string
@@ -104,7 +111,7 @@ func (c *Client) get(ctx context.Context, target resourceid.Compute) (r *resourc
 	}
 	response, err := of.vm.Get(ctx, target.ResourceGroup, target.Name, nil)
 	if err != nil {
-		return nil, arm.Classify(err)
+		return nil, c.explain(ctx, err)
 	}
 	kind, ids := machineIdentity(response.Identity)
 	var state *string
@@ -128,11 +135,12 @@ func machineIdentity(i *armcompute.VirtualMachineIdentity) (*armcompute.Resource
 	return i.Type, i.UserAssignedIdentities
 }
 
-// update sends a PATCH and waits until ARM has carried it out. It fails with a
-// conflict if the resource is another than that with the ETag, where ARM has
-// one. Started says that ARM took the PATCH, so its effect is unknown if err is
-// not nil. The error is an *arm.Error.
-func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch, etag string) (started bool, err error) {
+// update sends a PATCH and waits until ARM has carried it out. It fails as
+// Changed if the resource is another than that with the ETag. Answer is the
+// resource as ARM describes it after the PATCH, nil if it does not. Started says
+// that ARM took the PATCH, so its effect is unknown if err is not nil. The error
+// is an *arm.Error.
+func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch, etag string) (answer *resource, started bool, err error) {
 	start := time.Now()
 	operation := metric.OpVMUpdate
 	if target.Kind == resourceid.VMSS {
@@ -143,7 +151,7 @@ func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch,
 	defer cancel()
 	of, err := c.of(target.Subscription)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	var match *string
 	if etag != "" {
@@ -151,22 +159,79 @@ func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch,
 	}
 	var first *http.Response
 	begin := policy.WithCaptureResponse(ctx, &first)
+	var last *http.Response
 	if target.Kind == resourceid.VMSS {
 		poller, err := of.vmss.BeginUpdate(begin, target.ResourceGroup, target.Name, armcompute.VirtualMachineScaleSetUpdate{
 			Identity: &armcompute.VirtualMachineScaleSetIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
 		}, &armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions{IfMatch: match})
 		if err != nil {
-			return unknown(first), arm.Classify(err)
+			return nil, unknown(first), c.explain(ctx, err)
 		}
-		return true, wait(ctx, poller, first, c.pollBase)
+		last, err = wait(ctx, poller, first, c.pollBase)
+		if err != nil {
+			return nil, true, c.explain(ctx, err)
+		}
+		return describe(last, first), true, nil
 	}
 	poller, err := of.vm.BeginUpdate(begin, target.ResourceGroup, target.Name, armcompute.VirtualMachineUpdate{
 		Identity: &armcompute.VirtualMachineIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
 	}, &armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: match})
 	if err != nil {
-		return unknown(first), arm.Classify(err)
+		return nil, unknown(first), c.explain(ctx, err)
 	}
-	return true, wait(ctx, poller, first, c.pollBase)
+	last, err = wait(ctx, poller, first, c.pollBase)
+	if err != nil {
+		return nil, true, c.explain(ctx, err)
+	}
+	return describe(last, first), true, nil
+}
+
+// explain types an error, and adds who the caller is if ARM only says what that
+// one lacks.
+func (c *Client) explain(ctx context.Context, err error) error {
+	err = arm.Classify(err)
+	var e *arm.Error
+	if !errors.As(err, &e) || e.Missing == nil || e.Missing.PrincipalID != "" {
+		return err
+	}
+	// The token is a cached one: ARM has just answered to it.
+	token, tokenErr := c.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{c.scope}})
+	if tokenErr == nil {
+		e.Missing.PrincipalID = arm.ObjectID(token.Token)
+	}
+	return err
+}
+
+// describe returns the resource as the first of the answers shows it that does
+// so; nil if none does, or none has an ETag.
+func describe(answers ...*http.Response) *resource {
+	for _, r := range answers {
+		if r == nil {
+			continue
+		}
+		raw, err := runtime.Payload(r)
+		if err != nil {
+			continue
+		}
+		var body struct {
+			ID       string `json:"id"`
+			Etag     string `json:"etag"`
+			Identity struct {
+				Type         *armcompute.ResourceIdentityType                   `json:"type"`
+				UserAssigned map[string]*armcompute.UserAssignedIdentitiesValue `json:"userAssignedIdentities"`
+			} `json:"identity"`
+		}
+		if err := json.Unmarshal(raw, &body); err != nil || body.ID == "" {
+			continue
+		}
+		if body.Etag == "" {
+			body.Etag = r.Header.Get("ETag")
+		}
+		if body.Etag != "" {
+			return newResource(body.Identity.Type, body.Identity.UserAssigned, nil, &body.Etag)
+		}
+	}
+	return nil
 }
 
 // unknown says whether a PATCH without success may have had an effect: ARM did
@@ -175,42 +240,63 @@ func unknown(r *http.Response) bool {
 	return r == nil || r.StatusCode >= http.StatusInternalServerError || r.StatusCode < http.StatusBadRequest
 }
 
-// wait polls an operation to its end. azcore's own loop cannot poll more often
-// than once a second, gives up when a poll is throttled, and reads the resource
-// once more at the end.
-func wait[T any](ctx context.Context, poller *runtime.Poller[T], first *http.Response, base time.Duration) error {
-	next, last := base, first
+// wait polls an operation to its end and returns the last answer; nil if the
+// first one was final. azcore's own loop cannot poll more often than once a
+// second, gives up when a poll is throttled, and reads the resource once more at
+// the end.
+func wait[T any](ctx context.Context, poller *runtime.Poller[T], first *http.Response, base time.Duration) (*http.Response, error) {
+	next, told := base, first
+	var last *http.Response
+	failures := 0
 	for !poller.Done() {
 		delay := next
-		if last != nil {
-			if asked := arm.RetryAfter(last.Header); asked > 0 {
+		if told != nil {
+			if asked := arm.RetryAfter(told.Header); asked > 0 {
 				delay = asked
 			}
 		}
 		if err := sleep(ctx, delay); err != nil {
-			return err
+			return nil, err
 		}
 		next = min(next*3/2, lastPoll)
 		response, err := poller.Poll(ctx) //nolint:bodyclose // the SDK has read and closed it
 		if err != nil {
 			err = arm.Classify(err)
 			after, throttled := arm.IsThrottled(err)
-			if !throttled {
-				return err
+			switch {
+			case throttled:
+				// The operation runs on; only the question came too early.
+			case passing(err) && failures < maxPollFailures:
+				failures++
+				after = min(base<<failures, lastPoll)
+			default:
+				return nil, err
 			}
-			// The operation runs on; only the question came too early.
 			if err := sleep(ctx, after); err != nil {
-				return err
+				return nil, err
 			}
+			told = nil
 			continue
 		}
-		last = response
+		failures = 0
+		last, told = response, response
 	}
-	if succeeded(last) {
-		return nil
+	if last != nil && succeeded(last) {
+		return last, nil
 	}
+	// Result only says whether it failed if the last answer is the resource, or
+	// there was nothing to poll; else it would read the resource again.
 	_, err := poller.Result(ctx)
-	return arm.Classify(err)
+	return last, err
+}
+
+// maxPollFailures is how often in a row a poll may fail for reasons that pass.
+const maxPollFailures = 5
+
+// passing says whether a failed poll tells nothing of the operation.
+func passing(err error) bool {
+	var e *arm.Error
+	return errors.As(err, &e) && e.Kind == arm.Other && (e.Status == 0 || e.Status >= http.StatusInternalServerError)
 }
 
 // succeeded says whether the last answer of an operation tells success in so

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,9 +22,10 @@ type Options struct {
 	// Immutable says that an identity must never be removed from a target. It may
 	// be called at any time and from several goroutines.
 	Immutable func(resourceID, clientID string) bool
-	// Now is the clock; Jitter spreads a duration. Both have defaults.
-	Now    func() time.Time
-	Jitter func(time.Duration) time.Duration
+	// Now is the clock. Jitter varies a duration a little, Spread returns a random
+	// part of one. All have defaults.
+	Now            func() time.Time
+	Jitter, Spread func(time.Duration) time.Duration
 }
 
 // Engine keeps the identities of all targets. Its methods are safe for
@@ -32,14 +34,25 @@ type Engine struct {
 	store   LedgerStore
 	client  atomic.Pointer[Client]
 	options Options
+	breaker *breaker
+	answers answers
 
 	mu      sync.Mutex
 	targets map[string]*state // by Compute.Key
+	// notify is told of targets that should be reconciled now.
+	notify func(resourceid.Compute)
+	// generation counts the clients: what an earlier one was refused may work now.
+	generation int
 }
 
 // state is what is known of a target.
 type state struct {
 	target resourceid.Compute
+	// users are those who work with the state or wait for it; under Engine.mu.
+	users int
+	// tracked: it has a ledger, or may have one. Readable without mu, which is held
+	// as long as a PATCH takes.
+	tracked atomic.Bool
 
 	mu sync.Mutex
 	// ledger as last written; nil means that it has to be read.
@@ -47,10 +60,25 @@ type state struct {
 	// known is the target as ARM last described it; nil means that it has to be
 	// read.
 	known *resource
-	// verifyAt is when known is too old.
-	verifyAt time.Time
-	// failures by resourceid.Key, of identities that ARM refused.
+	// learnt is when ARM described it, verifyAt when that is too old.
+	learnt, verifyAt time.Time
+	// failures by resourceid.Key, of identities that ARM refused on this target
+	// alone.
 	failures map[string]Failure
+	// suspects counts refusals of which an identity, by resourceid.Key, may be the
+	// reason or the target itself.
+	suspects map[string]int
+	hold     hold
+	// idle: there is nothing of MIC's on the target and nothing is wanted.
+	idle       bool
+	generation int
+}
+
+func newState(target resourceid.Compute, l *Ledger) *state {
+	target.Instance = ""
+	s := &state{target: target, ledger: l, failures: map[string]Failure{}, suspects: map[string]int{}}
+	s.tracked.Store(!l.empty())
+	return s
 }
 
 // Request is everything that shall hold on a target.
@@ -80,7 +108,12 @@ type Result struct {
 	Held map[string]bool
 	// Unsure: writing the ledger failed, so Held is not complete.
 	Unsure bool
-	// RetryAfter is when to reconcile again although nothing changes.
+	// Waiting: the error is that of an earlier pass. Azure was not asked again,
+	// because it is not time yet.
+	Waiting bool
+	// RetryAfter is when to reconcile again although nothing changes; 0 is never.
+	// After an error it is the time that Azure is to be left alone, already spread,
+	// or 0 if it is not Azure's error.
 	RetryAfter time.Duration
 }
 
@@ -92,17 +125,60 @@ func NewEngine(store LedgerStore, client *Client, options Options) *Engine {
 	if options.Jitter == nil {
 		options.Jitter = jitter
 	}
+	if options.Spread == nil {
+		options.Spread = upTo
+	}
 	if options.Immutable == nil {
 		options.Immutable = func(string, string) bool { return false }
 	}
-	e := &Engine{store: store, options: options, targets: map[string]*state{}}
+	e := &Engine{
+		store: store, options: options, targets: map[string]*state{},
+		breaker: newBreaker(options.Backoff, options.Jitter), notify: func(resourceid.Compute) {},
+	}
 	e.client.Store(client)
 	return e
 }
 
+// OnRecovery sets whom to tell of targets that should be reconciled now although
+// nothing changed in the cluster: an identity that they wait for works again, or
+// the credential changed.
+func (e *Engine) OnRecovery(notify func(resourceid.Compute)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.notify = notify
+}
+
 // SetClient replaces the client, after a change of the cloud configuration.
-// What is under way ends with the old one.
-func (e *Engine) SetClient(c *Client) { e.client.Store(c) }
+// What is under way ends with the old one; what the old one was refused is
+// tried again.
+func (e *Engine) SetClient(c *Client) {
+	e.client.Store(c)
+	e.breaker.reset()
+	e.mu.Lock()
+	e.generation++
+	keys := slices.Collect(maps.Keys(e.targets))
+	e.mu.Unlock()
+	e.wake(keys)
+}
+
+// wake tells of targets by their keys.
+func (e *Engine) wake(keys []string) {
+	var targets []resourceid.Compute
+	e.mu.Lock()
+	notify := e.notify
+	for _, key := range keys {
+		if s, ok := e.targets[key]; ok {
+			targets = append(targets, s.target)
+		}
+	}
+	e.mu.Unlock()
+	for _, t := range targets {
+		notify(t)
+	}
+}
+
+// Refused is how many identities ARM refuses on whatever target.
+func (e *Engine) Refused() int { return e.breaker.count() }
 
 // Load reads the ledgers. It must be called once, on becoming leader and before
 // Reconcile: another leader may have written them since.
@@ -114,11 +190,12 @@ func (e *Engine) Load(ctx context.Context) (damaged []error, err error) {
 	if err != nil {
 		return nil, err
 	}
+	e.breaker.reset()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.targets = map[string]*state{}
 	for _, l := range ledgers {
-		e.targets[l.Target.Key()] = &state{target: l.Target, ledger: l, failures: map[string]Failure{}}
+		e.targets[l.Target.Key()] = newState(l.Target, l)
 	}
 	return damaged, nil
 }
@@ -126,9 +203,8 @@ func (e *Engine) Load(ctx context.Context) (damaged []error, err error) {
 // Adopt records that MIC added identities to a target: those that the release
 // before this one assigned, which kept no ledger. What the ledger knows stays.
 func (e *Engine) Adopt(ctx context.Context, target resourceid.Compute, ids []string) error {
-	s := e.state(target)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s, release := e.acquire(target)
+	defer release()
 	if err := e.readLedger(ctx, s, target); err != nil {
 		return err
 	}
@@ -139,6 +215,7 @@ func (e *Engine) Adopt(ctx context.Context, target resourceid.Compute, ids []str
 			next.Added[key] = id
 		}
 	}
+	s.idle = false
 	return e.save(ctx, s, next)
 }
 
@@ -146,15 +223,12 @@ func (e *Engine) Adopt(ctx context.Context, target resourceid.Compute, ids []str
 // MIC has something to look after.
 func (e *Engine) Targets() []resourceid.Compute {
 	e.mu.Lock()
-	states := maps.Clone(e.targets)
-	e.mu.Unlock()
+	defer e.mu.Unlock()
 	var targets []resourceid.Compute
-	for _, s := range states {
-		s.mu.Lock()
-		if s.ledger == nil || !s.ledger.empty() {
+	for _, s := range e.targets {
+		if s.tracked.Load() {
 			targets = append(targets, s.target)
 		}
-		s.mu.Unlock()
 	}
 	return targets
 }
@@ -174,28 +248,42 @@ func (e *Engine) Target(key string) (resourceid.Compute, bool) {
 // The error says that the ledger is not known, so nobody may conclude that there
 // are none.
 func (e *Engine) Owned(ctx context.Context, target resourceid.Compute) (map[string]string, error) {
-	s := e.state(target)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s, release := e.acquire(target)
+	defer release()
 	if err := e.readLedger(ctx, s, target); err != nil {
 		return nil, err
 	}
 	return maps.Clone(s.ledger.Added), nil
 }
 
-// state returns the state of a target. A target without a ledger in Load has
-// none in the cluster.
-func (e *Engine) state(target resourceid.Compute) *state {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+// acquire locks the state of a target. A target without a ledger in Load has
+// none in the cluster. Release forgets the target again if there is nothing to
+// remember of it, since VMs come and go.
+func (e *Engine) acquire(target resourceid.Compute) (s *state, release func()) {
 	key := target.Key()
+	e.mu.Lock()
 	s, ok := e.targets[key]
 	if !ok {
-		target.Instance = ""
-		s = &state{target: target, ledger: newLedger(target), failures: map[string]Failure{}}
+		s = newState(target, newLedger(target))
 		e.targets[key] = s
 	}
-	return s
+	s.users++
+	generation := e.generation
+	e.mu.Unlock()
+
+	s.mu.Lock()
+	if s.generation != generation {
+		s.generation, s.hold, s.failures, s.suspects = generation, hold{}, map[string]Failure{}, map[string]int{}
+	}
+	return s, func() {
+		forget := s.idle && s.ledger != nil && s.ledger.empty()
+		s.mu.Unlock()
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if s.users--; forget && s.users == 0 && e.targets[key] == s {
+			delete(e.targets, key)
+		}
+	}
 }
 
 // Reconcile brings a target in line with the request as far as it can. The
@@ -203,13 +291,22 @@ func (e *Engine) state(target resourceid.Compute) *state {
 // permission; the result holds in that case too. Refused identities are in the
 // result.
 func (e *Engine) Reconcile(ctx context.Context, request Request) (Result, error) {
-	s := e.state(request.Target)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s, release := e.acquire(request.Target)
+	defer release()
 	p := newPass(e, s, request)
 	err := p.run(ctx)
-	return p.result(), err
+	result := p.result()
+	if err != nil && !s.hold.on(e.options.Now()) {
+		result.RetryAfter = 0
+	}
+	return result, err
 }
+
+// ledgerError says that the API server could not be asked or told about a
+// ledger, which is not Azure's failure.
+type ledgerError struct{ error }
+
+func (e ledgerError) Unwrap() error { return e.error }
 
 // save writes a ledger if it changed. After a failure it is not known what is
 // stored, so it is read again before the next step.
@@ -219,9 +316,11 @@ func (e *Engine) save(ctx context.Context, s *state, next *Ledger) error {
 	}
 	if err := e.store.Save(ctx, next); err != nil {
 		s.ledger = nil
-		return err
+		s.tracked.Store(true)
+		return ledgerError{err}
 	}
 	s.ledger = next
+	s.tracked.Store(!next.empty())
 	return nil
 }
 
@@ -232,8 +331,9 @@ func (e *Engine) readLedger(ctx context.Context, s *state, target resourceid.Com
 	}
 	l, err := e.store.Read(ctx, target)
 	if err != nil {
-		return fmt.Errorf("after a failed write: %w", err)
+		return ledgerError{fmt.Errorf("after a failed write: %w", err)}
 	}
 	s.ledger = l
+	s.tracked.Store(!l.empty())
 	return nil
 }

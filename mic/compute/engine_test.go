@@ -342,6 +342,7 @@ func TestADeletingTargetIsNotPatched(t *testing.T) {
 	a, b := w.identity("a"), w.identity("b")
 	w.sure(w.pool, a)
 	try(t, w.azure.SetProvisioningState(w.pool.String(), "Deleting"))
+	w.now = w.now.Add(freshFor)
 	patches := w.calls(azure.OpVMSSUpdate)
 	result := w.sure(w.pool, b)
 	if !result.Deleting || len(result.Held) != 0 || result.Present[resourceid.Key(b)] {
@@ -376,6 +377,7 @@ func TestA404ThatIsNotARMsDoesNotForgetTheTarget(t *testing.T) {
 		t.Errorf("error %v, result %+v", err, result)
 	}
 	w.ledgerIs(w.pool, "+a")
+	w.now = w.now.Add(firstHold)
 	w.sure(w.pool)
 	w.has(w.pool)
 }

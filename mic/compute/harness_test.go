@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,18 +50,23 @@ type world struct {
 	afterPatch func()
 }
 
+// emulator is Azure for all tests of the package, one after another: to make its
+// keys takes longer than most of them.
+var emulator = sync.OnceValue(func() *azure.Emulator {
+	e := must(azure.New(azure.Options{}))
+	if err := e.Start(context.Background()); err != nil {
+		panic(err) //nolint:forbidigo // no test could run
+	}
+	return e
+})
+
 func newWorld(t *testing.T, settings azure.Settings) *world {
 	t.Helper()
 	w := &world{t: t, immune: map[string]bool{}, now: time.Now()}
 	w.ctx = klog.NewContext(t.Context(), ktesting.NewLogger(t, ktesting.NewConfig()))
-	e, err := azure.New(azure.Options{Settings: settings})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
+	e := emulator()
+	e.Reset()
+	try(t, e.SetSettings(settings))
 	w.azure = e
 	w.app = must(e.PutApp(azure.App{Secrets: []string{"secret"}}))
 	for _, role := range []string{azure.RoleVirtualMachineContributor, azure.RoleManagedIdentityOperator} {
@@ -129,6 +135,7 @@ func (w *world) restart() {
 		Immutable:      func(id, clientID string) bool { return w.immune[clientID] || w.immune[resourceid.Key(id)] },
 		Now:            func() time.Time { return w.now },
 		Jitter:         func(d time.Duration) time.Duration { return d },
+		Spread:         func(time.Duration) time.Duration { return 0 },
 	})
 	damaged, err := w.engine.Load(w.ctx)
 	try(w.t, err)

@@ -21,17 +21,25 @@ type pass struct {
 	s      *state
 	client *Client
 	target resourceid.Compute
+	key    string            // of the target
 	want   map[string]string // by resourceid.Key, as written
 	needed map[string]bool   // want and keep
 	prune  bool
-	gone   bool
-	fresh  map[string]bool // refused in this pass
+
+	gone    bool
+	asked   bool            // ARM was called
+	waiting bool            // ARM was to be left alone
+	fresh   map[string]bool // refused in this pass
+	// admitted remembers which identities the breaker lets this pass try.
+	admitted map[string]bool
+	// doubted is what was known when ARM said that the target has changed.
+	doubted *resource
 }
 
 func newPass(e *Engine, s *state, r Request) *pass {
 	p := &pass{
-		e: e, s: s, client: e.client.Load(), target: r.Target, prune: r.Prune,
-		want: make(map[string]string, len(r.Want)), needed: map[string]bool{}, fresh: map[string]bool{},
+		e: e, s: s, client: e.client.Load(), target: r.Target, prune: r.Prune, key: r.Target.Key(),
+		want: make(map[string]string, len(r.Want)), needed: map[string]bool{}, fresh: map[string]bool{}, admitted: map[string]bool{},
 	}
 	p.target.Instance = ""
 	for _, id := range slices.Sorted(slices.Values(r.Want)) {
@@ -50,22 +58,41 @@ func newPass(e *Engine, s *state, r Request) *pass {
 // under its hands.
 const maxAttempts = 3
 
+// errStop ends a pass early and well: the target is gone or going.
+var errStop = errors.New("the target takes no changes")
+
 func (p *pass) run(ctx context.Context) error {
+	p.s.idle = false
 	if err := p.e.readLedger(ctx, p.s, p.target); err != nil {
 		return err
 	}
 	p.forgetFailures()
+	defer p.e.breaker.giveUp(p.key)
+	if p.s.hold.on(p.e.options.Now()) && !p.atRest() {
+		p.waiting = true
+		return p.s.hold.err
+	}
 	var err error
 	for range maxAttempts {
 		if err = p.attempt(ctx); !arm.IsChanged(err) {
 			break
 		}
-		p.s.known = nil
+		p.doubted, p.s.known = p.s.known, nil
+	}
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	if !errors.As(err, new(ledgerError)) && p.asked {
+		p.s.hold.open(err, p.e.options.Now(), p.e.options.Jitter, p.e.options.Spread)
 	}
 	if err != nil {
 		return err
 	}
-	return p.settle(ctx)
+	if err := p.settle(ctx); err != nil {
+		return err
+	}
+	p.s.idle = len(p.needed) == 0
+	return nil
 }
 
 // forgetFailures drops failures that no longer matter, so that an identity
@@ -76,18 +103,28 @@ func (p *pass) forgetFailures() {
 			delete(p.s.failures, key)
 		}
 	}
+	for key := range p.s.suspects {
+		if !p.needed[key] {
+			delete(p.s.suspects, key)
+		}
+	}
+	p.e.breaker.forget(p.key, p.needed)
+}
+
+// atRest says whether there is nothing to do and nothing to look at.
+func (p *pass) atRest() bool {
+	if len(p.needed) == 0 && len(p.s.ledger.Added) == 0 {
+		return true // nothing that Azure could tell would matter
+	}
+	return p.s.known != nil && p.e.options.Now().Before(p.s.verifyAt) && !p.work().any()
 }
 
 // attempt reads the target if there is a reason to, and changes it if needed.
 func (p *pass) attempt(ctx context.Context) error {
-	now := p.e.options.Now()
-	if p.s.known != nil && now.Before(p.s.verifyAt) && !p.work().any() {
+	if p.atRest() {
 		return nil
 	}
-	if len(p.needed) == 0 && len(p.s.ledger.Added) == 0 {
-		return nil // nothing that Azure could tell would matter
-	}
-	if done, err := p.read(ctx); done || err != nil {
+	if err := p.refresh(ctx); err != nil {
 		return err
 	}
 	work := p.work()
@@ -109,22 +146,61 @@ func (p *pass) attempt(ctx context.Context) error {
 	return p.apply(ctx, work.adds, work.removes)
 }
 
-// read gets the target from ARM. Done means that there is nothing to change:
-// it is gone, or going.
-func (p *pass) read(ctx context.Context) (done bool, err error) {
+// freshFor is how long a PATCH may build on what is known of a target. It is
+// guarded by the ETag however old that is; but a refused PATCH costs a write, of
+// which ARM allows fewer than reads, and scale sets change for many reasons.
+const freshFor = 10 * time.Second
+
+// refresh reads the target unless what is known of it is good enough to be
+// changed. It fails with errStop if there is nothing to change.
+//
+// Without an ETag it never is: the type of a PATCH says what the target has
+// besides, and one from stale knowledge would drop a system-assigned identity
+// that somebody just enabled.
+func (p *pass) refresh(ctx context.Context) error {
+	now := p.e.options.Now()
+	k := p.s.known
+	if k != nil && k.etag != "" && now.Before(p.s.verifyAt) && now.Before(p.s.learnt.Add(freshFor)) && (!k.answered || p.e.answers.trusted(now)) {
+		if k.deleting {
+			return errStop
+		}
+		return nil
+	}
+	return p.read(ctx)
+}
+
+// unsettledFor is when a target is looked at again that somebody else is
+// changing: what ARM shows of it meanwhile may not come to be.
+const unsettledFor = 15 * time.Second
+
+// read gets the target from ARM. It fails with errStop if it is gone, or going.
+func (p *pass) read(ctx context.Context) error {
+	p.asked = true
 	r, err := p.client.get(ctx, p.target)
+	now := p.e.options.Now()
 	if arm.IsNotFound(err) {
 		p.s.known, p.gone = &resource{identities: map[string]entry{}}, true
 		p.s.verifyAt = time.Time{}
-		return true, nil
+		return errStop
 	}
 	if err != nil {
 		p.s.verifyAt = time.Time{} // what was known may still hold, but look again
-		return false, fmt.Errorf("reading %s: %w", p.target, err)
+		return fmt.Errorf("reading %s: %w", p.target, err)
 	}
-	p.s.known = r
-	p.s.verifyAt = p.e.options.Now().Add(p.e.options.Jitter(p.e.options.VerifyInterval))
-	return r.deleting, nil
+	if p.doubted != nil && p.doubted.answered && p.doubted.same(r) {
+		p.e.answers.distrust(now)
+	}
+	p.doubted = nil
+	p.s.known, p.s.learnt = r, now
+	interval := p.e.options.VerifyInterval
+	if r.changing {
+		interval = min(interval, unsettledFor)
+	}
+	p.s.verifyAt = now.Add(p.e.options.Jitter(interval))
+	if r.deleting {
+		return errStop
+	}
+	return nil
 }
 
 // work is what a PATCH has to do. All are IDs in a stable order.
@@ -138,11 +214,9 @@ func (p *pass) work() work {
 	if p.s.known.deleting || p.gone {
 		return w
 	}
-	now := p.e.options.Now()
-	waits := func(key string) bool { return now.Before(p.s.failures[key].RetryAt) }
 	for _, key := range slices.Sorted(maps.Keys(p.want)) {
 		e, there := p.s.known.identities[key]
-		if (there && !e.ghost) || waits(key) {
+		if (there && !e.ghost) || !p.mayAdd(key) {
 			continue
 		}
 		if there {
@@ -150,15 +224,38 @@ func (p *pass) work() work {
 		}
 		w.adds = append(w.adds, p.want[key])
 	}
+	// Those not under suspicion come first: should the target be at fault, not each
+	// of them has to be tried to find out.
+	slices.SortStableFunc(w.adds, func(a, b string) int {
+		return p.s.suspects[resourceid.Key(a)] - p.s.suspects[resourceid.Key(b)]
+	})
 	if !p.prune {
 		return w
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.s.ledger.Added)) {
-		if e, there := p.s.known.identities[key]; there && !p.needed[key] && !p.immutable(e) && !waits(key) {
+		if e, there := p.s.known.identities[key]; there && !p.needed[key] && !p.immutable(e) && !p.waits(key) {
 			w.removes = append(w.removes, e.id)
 		}
 	}
 	return w
+}
+
+// waits says whether ARM refused an identity on this target not long ago.
+func (p *pass) waits(key string) bool {
+	return p.e.options.Now().Before(p.s.failures[key].RetryAt)
+}
+
+// mayAdd says whether an identity may be tried, which is decided once a pass.
+func (p *pass) mayAdd(key string) bool {
+	if p.waits(key) {
+		return false
+	}
+	ok, decided := p.admitted[key]
+	if !decided {
+		_, ok = p.e.breaker.admit(key, p.key, p.e.options.Now())
+		p.admitted[key] = ok
+	}
+	return ok
 }
 
 func (p *pass) immutable(e entry) bool { return p.e.options.Immutable(e.id, e.clientID) }
@@ -210,181 +307,4 @@ func (p *pass) settle(ctx context.Context) error {
 		}
 	}
 	return p.e.save(ctx, p.s, next)
-}
-
-// apply sends the changes in portions that ARM takes.
-func (p *pass) apply(ctx context.Context, adds, removes []string) error {
-	for len(adds)+len(removes) > 0 {
-		a := adds[:min(len(adds), maxPerRequest)]
-		r := removes[:min(len(removes), maxPerRequest-len(a))]
-		if err := p.send(ctx, a, r); err != nil {
-			return err
-		}
-		adds, removes = adds[len(a):], removes[len(r):]
-	}
-	return nil
-}
-
-// send sends one PATCH. An identity that ARM refuses is taken out and recorded
-// as failed, and the rest is sent again: one team's mistake must not hold up
-// the others. If ARM does not name the culprit it is found by halving.
-func (p *pass) send(ctx context.Context, adds, removes []string) error {
-	for {
-		body, changes := p.s.known.patchFor(adds, removes)
-		if !changes {
-			return nil
-		}
-		started, err := p.client.update(ctx, p.target, body, p.s.known.etag)
-		if err == nil {
-			p.s.known.applied(adds, removes)
-			p.succeeded(adds, removes)
-			return nil
-		}
-		if started {
-			// Nobody knows what of it was done.
-			p.s.known = nil
-		}
-		err = fmt.Errorf("updating %s: %w", p.target, err)
-		culprits, bad := arm.IsBadIdentities(err)
-		if !bad && !arm.IsInvalid(err) {
-			return err
-		}
-		if p.s.known == nil {
-			if done, readErr := p.read(ctx); done || readErr != nil {
-				return errors.Join(err, readErr)
-			}
-		}
-		if len(culprits) == 0 {
-			return p.halve(ctx, adds, removes, err)
-		}
-		var badAdds, badRemoves []string
-		adds, badAdds = without(adds, culprits)
-		removes, badRemoves = without(removes, culprits)
-		if len(badAdds)+len(badRemoves) == 0 {
-			// ARM complains of something that is there already and stays, so taking
-			// something out would not help.
-			return err
-		}
-		for _, id := range slices.Concat(badAdds, badRemoves) {
-			p.failed(ctx, id, err)
-		}
-	}
-}
-
-// halve finds the culprit of a PATCH that ARM refused without naming one.
-func (p *pass) halve(ctx context.Context, adds, removes []string, cause error) error {
-	if len(adds)+len(removes) == 1 {
-		for _, id := range slices.Concat(adds, removes) {
-			p.failed(ctx, id, cause)
-		}
-		return nil
-	}
-	if len(adds) > 0 && len(removes) > 0 {
-		if err := p.send(ctx, adds, nil); err != nil {
-			return err
-		}
-		return p.send(ctx, nil, removes)
-	}
-	a, r := len(adds)/2, len(removes)/2
-	if err := p.send(ctx, adds[:a], removes[:r]); err != nil {
-		return err
-	}
-	return p.send(ctx, adds[a:], removes[r:])
-}
-
-// without splits ids into those not blamed and those blamed.
-func without(ids, culprits []string) (rest, blamed []string) {
-	guilty := map[string]bool{}
-	for _, id := range culprits {
-		guilty[resourceid.Key(id)] = true
-	}
-	for _, id := range ids {
-		if guilty[resourceid.Key(id)] {
-			blamed = append(blamed, id)
-		} else {
-			rest = append(rest, id)
-		}
-	}
-	return rest, blamed
-}
-
-func (p *pass) succeeded(adds, removes []string) {
-	for _, id := range slices.Concat(adds, removes) {
-		delete(p.s.failures, resourceid.Key(id))
-	}
-}
-
-func (p *pass) failed(ctx context.Context, id string, err error) {
-	key := resourceid.Key(id)
-	f := p.s.failures[key]
-	f.Attempts++
-	f.Code, f.Message = "RequestFailed", err.Error()
-	var e *arm.Error
-	if errors.As(err, &e) {
-		f.Code, f.Message, f.RequestID = e.Code, e.Message, e.RequestID
-	}
-	f.RetryAt = p.e.options.Now().Add(p.e.options.Jitter(p.e.options.Backoff.after(f.Attempts)))
-	p.s.failures[key] = f
-	p.fresh[key] = true
-	klog.FromContext(ctx).Error(err, fmt.Sprintf("removing %s from ID list since it is erroneous", id),
-		logkey.Target, p.target.String(), logkey.Attempt, f.Attempts, logkey.RetryAfter, f.RetryAt.Sub(p.e.options.Now()).Round(time.Second).String())
-}
-
-// leastWait is the least time between two passes that no event asks for.
-const leastWait = 100 * time.Millisecond
-
-// pending says whether the next pass will try a refused identity again, once
-// its backoff is over.
-func (p *pass) pending(key string) bool {
-	if p.gone || p.s.known == nil || p.s.known.deleting || p.s.ledger == nil {
-		return false
-	}
-	e, there := p.s.known.identities[key]
-	if _, wanted := p.want[key]; wanted {
-		return !there || e.ghost
-	}
-	_, added := p.s.ledger.Added[key]
-	return added && there && p.prune && !p.needed[key] && !p.immutable(e)
-}
-
-func (p *pass) result() Result {
-	r := Result{Gone: p.gone, Present: map[string]bool{}, Failed: map[string]Failure{}, Held: map[string]bool{}}
-	now := p.e.options.Now()
-	wake := func(at time.Time) {
-		// A PATCH can take longer than a backoff, and than the verify interval.
-		// What fell due meanwhile has to be looked at, or nothing ever would.
-		if d := max(at.Sub(now), leastWait); r.RetryAfter == 0 || d < r.RetryAfter {
-			r.RetryAfter = d
-		}
-	}
-	if p.gone && len(p.want) > 0 {
-		wake(now.Add(p.e.options.Jitter(p.e.options.VerifyInterval)))
-	}
-	if p.s.known != nil {
-		r.Deleting = p.s.known.deleting
-		for key, e := range p.s.known.identities {
-			if !e.ghost {
-				r.Present[key] = true
-			}
-		}
-		if !p.gone && (len(p.needed) > 0 || (p.s.ledger != nil && len(p.s.ledger.Added) > 0)) {
-			wake(p.s.verifyAt)
-		}
-	}
-	for key, f := range p.s.failures {
-		f.Fresh = p.fresh[key]
-		r.Failed[key] = f
-		if p.pending(key) {
-			wake(f.RetryAt)
-		}
-	}
-	r.Unsure = p.s.ledger == nil
-	if p.s.ledger != nil && !r.Gone && !r.Deleting {
-		for key := range p.s.ledger.Added {
-			if !p.needed[key] {
-				r.Held[key] = true
-			}
-		}
-	}
-	return r
 }

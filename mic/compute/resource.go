@@ -30,7 +30,22 @@ type resource struct {
 	system     bool             // has a system-assigned identity
 	user       bool             // type says that there are user-assigned ones
 	deleting   bool
+	changing   bool // an operation on it runs, so what it shows may not come to be
 	etag       string
+	answered   bool // the ETag is from the answer to a PATCH, not from a GET
+}
+
+// same says whether two descriptions mean the same for MIC.
+func (r *resource) same(o *resource) bool {
+	if r.system != o.system || len(r.identities) != len(o.identities) {
+		return false
+	}
+	for key := range r.identities {
+		if _, ok := o.identities[key]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // patch is the identity object of a PATCH.
@@ -84,8 +99,11 @@ func (r *resource) patchFor(adds, removes []string) (patch, bool) {
 	return p, true
 }
 
-// applied updates r to what the successful PATCH made of it.
-func (r *resource) applied(adds, removes []string) {
+// applied updates r to what the successful PATCH made of it. Answer is what ARM
+// said of the resource then; nil if it did not. Its ETag guards the next PATCH,
+// unless the answer shows that somebody else changed the resource as well. The
+// IDs of identities are not believed: they may be filled in later.
+func (r *resource) applied(adds, removes []string, answer *resource) {
 	added := map[string]bool{}
 	for _, id := range adds {
 		key := resourceid.Key(id)
@@ -100,7 +118,10 @@ func (r *resource) applied(adds, removes []string) {
 		}
 	}
 	r.user = len(r.identities) > 0
-	r.etag = ""
+	r.etag, r.answered, r.changing = "", true, false
+	if answer != nil && r.same(answer) {
+		r.etag = answer.etag
+	}
 }
 
 // hasType splits ARM's type string, whatever its spacing and case.
@@ -124,6 +145,7 @@ func newResource(kind *armcompute.ResourceIdentityType, identities map[string]*a
 	}
 	if state != nil {
 		r.deleting = strings.EqualFold(*state, "Deleting")
+		r.changing = !slices.Contains([]string{"succeeded", "failed", "canceled", ""}, strings.ToLower(*state))
 	}
 	if etag != nil {
 		r.etag = *etag

@@ -27,6 +27,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/access"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
 
@@ -209,13 +210,15 @@ func limiter[T comparable]() workqueue.TypedRateLimiter[T] {
 }
 
 // ledgers queues, once, the targets that have a ledger: what happened while no
-// MIC ran may concern targets that no object points to any more.
+// MIC ran may concern targets that no object points to any more. Later it queues
+// those that wait for something which Azure takes again.
 func ledgers(engine *compute.Engine, s *start) source.TypedSource[place] {
 	return source.TypedFunc[place](func(ctx context.Context, q workqueue.TypedRateLimitingInterface[place]) error {
 		go func() {
 			if !s.wait(ctx) {
 				return
 			}
+			engine.OnRecovery(func(t resourceid.Compute) { q.Add(place{target: t.Key()}) })
 			for _, t := range engine.Targets() {
 				q.Add(place{target: t.Key()})
 			}

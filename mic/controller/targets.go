@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -20,10 +19,6 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
-
-// conflictRetry is the least wait for another update of a target to end, unless
-// Azure asks for more.
-const conflictRetry = 5 * time.Second
 
 // place is the unit of the target reconciler: a VM or scale set by its key, or a
 // node that is behind none, because it is gone or not (yet) one of Azure.
@@ -170,8 +165,8 @@ func (r *targetReconciler) report(ctx context.Context, target resourceid.Compute
 			live = append(live, a)
 		case !releasable(a, result):
 			if f, failed := result.Failed[resourceid.Key(a.Spec.AzureIdentityRef.Spec.ResourceID)]; failed && f.Fresh {
-				r.events.removeError(a, f.Code+": "+f.Message)
-			} else if failure != nil {
+				r.events.removeError(a, f.Text())
+			} else if failure != nil && !result.Waiting {
 				r.events.removeError(a, failure.Error())
 			}
 		default:
@@ -195,27 +190,24 @@ func releasable(a *v1.AzureAssignedIdentity, result compute.Result) bool {
 	return !result.Unsure && !result.Held[resourceid.Key(a.Spec.AzureIdentityRef.Spec.ResourceID)]
 }
 
-// next says when to look again.
+// next says when to look again. Azure is left alone as long as the engine says;
+// it would be anyway.
 func (r *targetReconciler) next(ctx context.Context, target resourceid.Compute, result compute.Result, failure, writing error) (reconcile.Result, error) {
-	log := klog.FromContext(ctx)
-	if after, throttled := arm.IsThrottled(failure); throttled {
-		// Spread, or all targets would come back in the same instant.
-		after += rand.N(after/4 + time.Second)
-		log.Error(failure, "Throttled by Azure", logkey.Target, target.String(), logkey.RetryAfter, after.Round(time.Second).String())
-		return reconcile.Result{RequeueAfter: after}, writing
-	}
-	if arm.IsConflict(failure) && writing == nil {
+	log := klog.FromContext(ctx).WithValues(logkey.Target, target.String())
+	_, throttled := arm.IsThrottled(failure)
+	switch {
+	case failure == nil || result.Waiting:
+	case throttled:
+		log.Error(failure, "Throttled by Azure", logkey.RetryAfter, result.RetryAfter.Round(time.Second).String())
+	case arm.IsConflict(failure):
 		// Others change the scale set too, such as an upgrade of its nodes. That is
-		// no failure, and what comes after it should not wait long.
-		log.Info("Another update is under way", logkey.Target, target.String(), logkey.Reason, failure.Error())
-		after := conflictRetry
-		if refusal := (*arm.Error)(nil); errors.As(failure, &refusal) {
-			after = max(after, refusal.RetryAfter)
-		}
-		return reconcile.Result{RequeueAfter: after + rand.N(conflictRetry/2)}, nil
+		// no failure.
+		log.Info("Another update is under way", logkey.Reason, failure.Error())
+	case result.RetryAfter > 0:
+		log.Error(failure, "Azure refuses", logkey.RetryAfter, result.RetryAfter.Round(time.Second).String())
 	}
-	if err := errors.Join(failure, writing); err != nil {
-		return reconcile.Result{}, err
+	if writing != nil || (failure != nil && result.RetryAfter == 0) {
+		return reconcile.Result{}, errors.Join(failure, writing)
 	}
 	return reconcile.Result{RequeueAfter: result.RetryAfter}, nil
 }

@@ -107,12 +107,24 @@ func TestAnObjectThatCannotBeWrittenHoldsUpNobody(t *testing.T) {
 	}
 }
 
-func TestAConflictWaitsAsLongAsAzureAsks(t *testing.T) {
-	for asked, atLeast := range map[time.Duration]time.Duration{0: conflictRetry, time.Second: conflictRetry, time.Minute: time.Minute} {
-		err := fmt.Errorf("updating: %w", &arm.Error{Kind: arm.Conflict, RetryAfter: asked})
-		got, failure := (&targetReconciler{}).next(t.Context(), resourceid.Compute{}, compute.Result{}, err, nil)
-		if failure != nil || got.RequeueAfter < atLeast || got.RequeueAfter > atLeast+conflictRetry {
-			t.Errorf("asked for %s: waits %s, error %v", asked, got.RequeueAfter, failure)
+func TestWhenATargetIsLookedAtAgain(t *testing.T) {
+	refused := fmt.Errorf("updating: %w", &arm.Error{Kind: arm.Conflict})
+	for name, test := range map[string]struct {
+		result           compute.Result
+		failure, writing error
+		after            time.Duration
+		limited          bool // the rate limiter of the queue decides
+	}{
+		"all is well":                         {result: compute.Result{RetryAfter: time.Minute}, after: time.Minute},
+		"Azure wants to be left alone":        {result: compute.Result{RetryAfter: time.Minute}, failure: refused, after: time.Minute},
+		"and still does":                      {result: compute.Result{RetryAfter: time.Second, Waiting: true}, failure: refused, after: time.Second},
+		"the ledger could not be written":     {failure: errors.New("x"), limited: true},
+		"a status could not be written":       {result: compute.Result{RetryAfter: time.Minute}, writing: errors.New("x"), limited: true},
+		"neither Azure nor the API server do": {result: compute.Result{RetryAfter: time.Minute}, failure: refused, writing: errors.New("x"), limited: true},
+	} {
+		got, err := (&targetReconciler{}).next(t.Context(), resourceid.Compute{}, test.result, test.failure, test.writing)
+		if got.RequeueAfter != test.after || (err != nil) != test.limited {
+			t.Errorf("%s: after %s, error %v", name, got.RequeueAfter, err)
 		}
 	}
 }

@@ -51,7 +51,7 @@ func judge(a *v1.AzureAssignedIdentity, target string, result compute.Result, er
 		return verdict{assigned: true, reason: v1.ReasonAssigned, message: "assigned to " + target}
 	case failed:
 		return verdict{
-			reason: v1.ReasonAssignmentFailed, message: fmt.Sprintf("%s: %s", failure.Code, failure.Message),
+			reason: v1.ReasonAssignmentFailed, message: failure.Text(),
 			requestID: failure.RequestID, attempted: failure.Fresh,
 		}
 	case result.Gone:
@@ -83,7 +83,7 @@ func judgeFailure(target string, err error) verdict {
 	}
 	stable := fmt.Sprintf("%s: %s: ", target, failure.Code)
 	return verdict{
-		reason: v1.ReasonAssignmentFailed, message: stable + failure.Message, stable: stable,
+		reason: v1.ReasonAssignmentFailed, message: stable + failure.Explanation(), stable: stable,
 		requestID: failure.RequestID,
 	}
 }

@@ -133,7 +133,7 @@ func (e *Emulator) checkLinked(r armRequest, patch identityPatch, action string)
 // accept starts the operation and answers with the resource as it will be.
 func (e *Emulator) accept(w http.ResponseWriter, r armRequest, c *Compute, next Compute, duration time.Duration) {
 	now := time.Now()
-	op := &Operation{ID: uuid.NewString(), Resource: c.ID, Status: statusInProgress, StartTime: now, EndTime: now.Add(duration), Result: next}
+	op := &Operation{ID: uuid.NewString(), Resource: c.ID, Status: statusInProgress, StartTime: now, EndTime: now.Add(duration), Result: next, ETagMoves: r.settings.ETagMoves}
 	if r.hit != nil && r.hit.Async {
 		op.Failure = &Failure{Code: r.hit.Code, Message: r.hit.Message}
 	}
@@ -147,8 +147,12 @@ func (e *Emulator) accept(w http.ResponseWriter, r armRequest, c *Compute, next 
 	poll := e.requestBase(r.Request) + "/subscriptions/" + r.ref.subscription + "/providers/Microsoft.Compute/locations/" + c.Location + "/operations/" + op.ID + "?api-version=" + r.URL.Query().Get("api-version")
 	w.Header().Set("Azure-AsyncOperation", poll)
 	w.Header().Set("Location", poll+"&monitor=true")
-	w.Header().Set("ETag", next.etag())
 	setPollHeaders(w.Header(), r.settings.pollAfter(duration))
+	if r.settings.PatchWithoutBody {
+		w.WriteHeader(r.settings.patchStatus())
+		return
+	}
+	w.Header().Set("ETag", next.etag())
 	writeJSON(w, r.settings.patchStatus(), e.computeBody(next, r.settings.IDStyle))
 }
 

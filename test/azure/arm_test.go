@@ -323,7 +323,7 @@ func TestThrottling(t *testing.T) {
 
 func TestPatchStatus202(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, azure.Options{Settings: azure.Settings{PatchStatus: http.StatusAccepted, VMOperation: azure.Duration(time.Hour)}})
+	w := newWorld(t, azure.Options{Settings: azure.Settings{PatchStatus: http.StatusAccepted, PatchWithoutBody: true, VMOperation: azure.Duration(time.Hour)}})
 	a := w.identity(t, "a")
 	response, _ := w.arm(t, "PATCH", w.vm.ID+apiVersion, `{"identity":{"type":"UserAssigned","userAssignedIdentities":{"`+a.ID+`":{}}}}`)
 	if response.StatusCode != http.StatusAccepted {

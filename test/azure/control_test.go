@@ -51,7 +51,7 @@ func TestControl(t *testing.T) {
 				t.Errorf("state %+v", state)
 			}
 			check(c.Revoke(ctx, role))
-			check(c.SetSettings(ctx, azure.Settings{ARMRead: azure.Duration(time.Millisecond), VMOperation: azure.Duration(time.Hour)}))
+			check(c.SetSettings(ctx, azure.Settings{PatchStatus: http.StatusOK, ARMRead: azure.Duration(time.Millisecond), VMOperation: azure.Duration(time.Hour)}))
 			if s := must(c.Settings(ctx))(t); s.ARMRead != azure.Duration(time.Millisecond) {
 				t.Errorf("settings %+v", s)
 			}

@@ -48,10 +48,9 @@
 // # ARM
 //
 // GET and PATCH of Microsoft.Compute/virtualMachines and virtualMachineScaleSets, GET of /subscriptions and /tenants, and
-// the operations of a PATCH. A PATCH is answered by 200 with Azure-AsyncOperation and Location: Compute documents 200 for
-// updates, and armcompute takes nothing else; Settings.PatchStatus makes it 202. A second PATCH during an operation is
-// refused with 409 OperationNotAllowed. Requests that would touch instances or replace resources are refused and recorded
-// as OpForbidden.
+// the operations of a PATCH. A PATCH is answered by 202 with Azure-AsyncOperation and Location; Settings.PatchStatus makes it
+// 200, which armcompute by itself wants. A second PATCH during an operation is refused with 409 OperationNotAllowed. Requests
+// that would touch instances or replace resources are refused and recorded as OpForbidden.
 //
 // A PATCH of identity needs type. In userAssignedIdentities {} adds, null removes, what is not named stays; a type without
 // UserAssigned drops all of them and must not come with the map; UserAssigned without SystemAssigned drops the

@@ -27,6 +27,8 @@ type Operation struct {
 	Result Compute `json:"result"`
 	// Failure makes the operation fail and leaves the identities as they were.
 	Failure *Failure `json:"failure,omitempty"`
+	// ETagMoves is Settings.ETagMoves as it was when the operation began.
+	ETagMoves bool `json:"etagMoves,omitempty"`
 }
 
 // Failure is the error of a failed operation.
@@ -45,7 +47,9 @@ func (r *registry) finish(op *Operation) {
 	if !ok {
 		return
 	}
-	c.Version++
+	if op.ETagMoves || op.Failure != nil {
+		c.Version++
+	}
 	if op.Failure == nil {
 		c.SystemAssigned, c.SystemPrincipalID, c.SystemClientID = op.Result.SystemAssigned, op.Result.SystemPrincipalID, op.Result.SystemClientID
 		c.UserAssigned, c.Tags = op.Result.UserAssigned, op.Result.Tags

@@ -32,8 +32,13 @@ type Settings struct {
 	VMSSOperation Duration `json:"vmssOperation,omitzero"`
 	// PollAfter overrides the Retry-After of long-running operations; 0 derives it from the time left, 10 s at most.
 	PollAfter Duration `json:"pollAfter,omitzero"`
-	// PatchStatus is the status of an accepted PATCH: 200, as Compute documents it and armcompute requires, or 202.
+	// PatchStatus is the status of an accepted PATCH: 202, which ARM's contract of asynchronous operations prescribes and 0 means, or
+	// 200, which Compute's API description lists and without which armcompute by itself fails.
 	PatchStatus int `json:"patchStatus,omitzero"`
+	// PatchWithoutBody answers an accepted PATCH by its headers alone, without the resource and its ETag.
+	PatchWithoutBody bool `json:"patchWithoutBody,omitzero"`
+	// ETagMoves gives a resource another ETag when an operation on it ends; else it keeps the one that the PATCH was answered with.
+	ETagMoves bool `json:"etagMoves,omitzero"`
 	// IDStyle is the capitalisation of IDs that ARM returns.
 	IDStyle IDStyle `json:"idStyle,omitzero"`
 	// Throttle switches ARM's request limits on.
@@ -101,7 +106,7 @@ func (s Settings) validate() error {
 
 func (s Settings) patchStatus() int {
 	if s.PatchStatus == 0 {
-		return http.StatusOK
+		return http.StatusAccepted
 	}
 	return s.PatchStatus
 }

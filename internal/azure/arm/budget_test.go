@@ -1,8 +1,10 @@
 package arm
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +80,118 @@ func TestWritesStayWithinTheBudget(t *testing.T) {
 		// The bucket is empty after 200, and refills by 10 a second.
 		if took := time.Since(start); took < 4900*time.Millisecond || took > 5100*time.Millisecond {
 			t.Errorf("250 writes took %s, want 5 s", took)
+		}
+	})
+}
+
+func TestAfterAPauseTheBucketFillsGradually(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget()
+		slow := func(*http.Request) (*http.Response, error) { return response(429, "{}", "Retry-After", "30"), nil }
+		if err := send(t, b, http.MethodPatch, "/subscriptions/one/x", slow); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(30 * time.Second)
+		// A hundred targets come back in the instant the pause ends.
+		start := time.Now()
+		var sent []time.Duration
+		var mu sync.Mutex
+		var g sync.WaitGroup
+		for range 100 {
+			g.Go(func() {
+				if err := send(t, b, http.MethodPatch, "/subscriptions/one/x", func(r *http.Request) (*http.Response, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					sent = append(sent, time.Since(start))
+					return ok(r)
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		g.Wait()
+		for second := range 10 {
+			n := 0
+			for _, at := range sent {
+				if at.Truncate(time.Second) == time.Duration(second)*time.Second {
+					n++
+				}
+			}
+			if n > writeRefill+1 {
+				t.Errorf("%d writes in second %d after the pause", n, second+1)
+			}
+		}
+	})
+}
+
+func TestWhoStandsInLineWhenAPauseBeginsIsTurnedAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget()
+		for range writeBucket {
+			if err := send(t, b, http.MethodPatch, "/subscriptions/one/x", ok); err != nil {
+				t.Fatal(err)
+			}
+		}
+		calls, refused := 0, 0
+		var mu sync.Mutex
+		var g sync.WaitGroup
+		for range 50 {
+			g.Go(func() {
+				err := send(t, b, http.MethodPatch, "/subscriptions/one/x", func(*http.Request) (*http.Response, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					calls++
+					return response(429, "{}", "Retry-After", "60"), nil
+				})
+				if _, throttled := IsThrottled(err); throttled {
+					mu.Lock()
+					defer mu.Unlock()
+					refused++
+				}
+			})
+		}
+		g.Wait()
+		if calls != 1 || refused != 49 {
+			t.Errorf("%d calls sent, %d turned away, want 1 and 49", calls, refused)
+		}
+	})
+}
+
+func TestCallsOfOthersCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget()
+		told := func(r *http.Request) (*http.Response, error) {
+			a := response(200, "{}", "x-ms-ratelimit-remaining-subscription-writes", "0", "x-ms-ratelimit-remaining-subscription-reads", "0")
+			a.Request = r
+			return a, nil
+		}
+		if err := send(t, b, http.MethodPatch, "/subscriptions/one/x", told); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		for range 20 {
+			if err := send(t, b, http.MethodPatch, "/subscriptions/one/x", ok); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took < 1800*time.Millisecond {
+			t.Errorf("20 writes took %s although ARM said that none were left", took)
+		}
+	})
+}
+
+func TestALineThatIsTooLongIsThrottling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget()
+		for range writeBucket {
+			if err := send(t, b, http.MethodPatch, "/subscriptions/one/x", ok); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if after, throttled := IsThrottled(b.take(ctx, bucketKey{"one", true})); !throttled || after <= 0 || after > time.Second {
+			t.Errorf("throttled %v, after %s", throttled, after)
 		}
 	})
 }

@@ -1,18 +1,10 @@
 package arm
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"regexp"
 	"strings"
 	"time"
-
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 )
 
 // Kind is what a failed call means to the caller.
@@ -48,13 +40,18 @@ type Error struct {
 	Status int
 	// Code and Message are ARM's own.
 	Code, Message string
-	// RequestID is ARM's x-ms-request-id, which Azure support asks for.
-	RequestID string
+	// RequestID is ARM's x-ms-request-id and CorrelationID its
+	// x-ms-correlation-request-id, by which Azure's support and the activity log
+	// find the call.
+	RequestID, CorrelationID string
 	// RetryAfter is how long ARM asked to wait; 0 if it did not say.
 	RetryAfter time.Duration
 	// Identities are the resource IDs that ARM blames (BadIdentities), as it
 	// writes them.
 	Identities []string
+	// Missing is the role assignment whose lack is the reason; nil if it is another
+	// one, or ARM's text does not tell.
+	Missing *RoleAssignment
 
 	cause error
 }
@@ -70,6 +67,15 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " RetryAfter=%s", e.RetryAfter.Round(time.Second))
 	}
 	return b.String()
+}
+
+// Explanation is ARM's message, and which role assignment is missing if that is
+// known.
+func (e *Error) Explanation() string {
+	if e.Missing == nil {
+		return e.Message
+	}
+	return e.Message + "; " + e.Missing.String()
 }
 
 // Unwrap returns the SDK's error.
@@ -128,153 +134,28 @@ func is(err error, kind Kind) bool {
 // defaultRetryAfter is the wait when ARM throttles without saying for how long.
 const defaultRetryAfter = 20 * time.Second
 
-// Classify turns an error of an SDK client into an *Error. nil stays nil, and
-// an error of the context stays itself.
-func Classify(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) {
-		return err
-	}
-	var already *Error
-	if errors.As(err, &already) {
-		return err
-	}
-	var signIn *azidentity.AuthenticationFailedError
-	if errors.As(err, &signIn) {
-		e := &Error{Kind: Forbidden, Code: "AuthenticationFailed", Message: oneLine(signIn.Error()), cause: err}
-		if r := signIn.RawResponse; r != nil {
-			e.Status = r.StatusCode
-			if r.StatusCode == http.StatusTooManyRequests || r.StatusCode >= http.StatusInternalServerError {
-				e.Kind = Other
-			}
-		} else {
-			e.Kind = Other
-		}
-		return e
-	}
-	var response *azcore.ResponseError
-	if !errors.As(err, &response) {
-		return &Error{Kind: Other, Code: "RequestFailed", Message: oneLine(err.Error()), cause: err}
-	}
-	e := &Error{Status: response.StatusCode, Code: response.ErrorCode, cause: err}
-	if r := response.RawResponse; r != nil {
-		e.RequestID = r.Header.Get("x-ms-request-id")
-		e.RetryAfter = RetryAfter(r.Header)
-		code, message := body(r)
-		e.Message = message
-		if e.Code == "" {
-			e.Code = code
-		}
-	}
-	if e.Code == "" {
-		e.Code = http.StatusText(e.Status)
-	}
-	if e.Message == "" {
-		e.Message = fmt.Sprintf("HTTP status %d", e.Status)
-	}
-	e.Kind = e.kind()
-	if e.Kind == BadIdentities {
-		e.Identities = identityIDs(e.Message)
-	}
-	return e
+// knownCodes are the codes that metrics tell apart. ARM's codes are many and of
+// each resource provider's choosing, so the others count together.
+var knownCodes = []string{
+	"AuthenticationFailed", "AuthorizationFailed", "BadRequest", "ClientThrottled", "Conflict", "FailedIdentityOperation",
+	"InternalServerError", "InvalidAuthenticationToken", "InvalidParameter", "LinkedAuthorizationFailed", "LinkedInvalidPropertyId",
+	"OperationNotAllowed", "OperationPreempted", "RequestFailed", "ResourceGroupBeingDeleted", "ResourceGroupNotFound", "ResourceNotFound",
+	"ScopeLocked", "ServiceUnavailable", "SubscriptionNotFound", "SubscriptionRequestsThrottled", "TooManyRequests",
 }
 
-// kind decides by ARM's code first: an operation that fails later is reported
-// inside an answer with status 200.
-func (e *Error) kind() Kind {
-	switch strings.ToLower(e.Code) {
-	case "linkedauthorizationfailed", "failedidentityoperation", "linkedinvalidpropertyid", "invalididentity":
-		return BadIdentities
-	case "operationpreemptedbydelete", "resourcegroupbeingdeleted", "resourcebeingdeleted":
-		return Deleting
-	case "operationnotallowed":
-		if strings.Contains(e.Message, "marked for deletion") {
-			return Deleting
-		}
-		return Conflict
-	case "operationpreempted", "retryableerror", "concurrencyconflict":
-		return Conflict
-	case "toomanyrequests", "operationthrottled", "subscriptionrequeststhrottled", "resourcerequeststhrottled":
-		return Throttled
-	}
-	switch e.Status {
-	case http.StatusNotFound:
-		if e.saysNotFound() {
-			return NotFound
-		}
-		return Other
-	case http.StatusTooManyRequests:
-		return Throttled
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return Forbidden
-	case http.StatusPreconditionFailed:
-		return Changed
-	case http.StatusConflict:
-		return Conflict
-	case http.StatusBadRequest:
-		return Invalid
-	}
-	if e.Status >= http.StatusInternalServerError && e.RetryAfter > 0 {
-		return Throttled
-	}
-	return Other
-}
+// OtherCode stands for every code that metrics do not tell apart.
+const OtherCode = "Other"
 
-// saysNotFound tells ARM's word that a resource or its group does not exist from
-// every other 404: a proxy's page, the ARM of another cloud, which does not know
-// the subscription, or one that does not know the API version. To take these for
-// the end of a resource would forget what is on it.
-func (e *Error) saysNotFound() bool {
-	code := strings.ToLower(e.Code)
-	return strings.HasSuffix(code, "notfound") && code != "subscriptionnotfound"
-}
-
-// body returns code and message of ARM's error object.
-func body(r *http.Response) (code, message string) {
-	raw, err := runtime.Payload(r)
-	if err != nil {
-		return "", ""
+// MetricCode returns the code of an error as one of a small fixed set.
+func MetricCode(err error) string {
+	var e *Error
+	if !errors.As(err, &e) {
+		return OtherCode
 	}
-	var envelope struct {
-		Error *struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"error"`
-		Code    string `json:"code"`
-		Message string `json:"message"`
-	}
-	if err := json.Unmarshal(raw, &envelope); err != nil {
-		return "", oneLine(string(raw))
-	}
-	if envelope.Error != nil {
-		return envelope.Error.Code, oneLine(envelope.Error.Message)
-	}
-	return envelope.Code, oneLine(envelope.Message)
-}
-
-const maxMessage = 2048
-
-// oneLine keeps messages fit for a log line and a condition.
-func oneLine(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > maxMessage {
-		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
-	}
-	return s
-}
-
-// identityID finds resource IDs of identities in a message. Resource groups may
-// contain parentheses and periods; ARM separates several IDs by commas.
-var identityID = regexp.MustCompile(`(?i)/subscriptions/[^/'",\s]+/resourceGroups/[^/'",\s]+/providers/Microsoft\.ManagedIdentity/userAssignedIdentities/[A-Za-z0-9_-]+`)
-
-// identityIDs returns the IDs of a message, each once.
-func identityIDs(message string) []string {
-	var ids []string
-	seen := map[string]bool{}
-	for _, id := range identityID.FindAllString(message, -1) {
-		if key := strings.ToLower(id); !seen[key] {
-			seen[key] = true
-			ids = append(ids, id)
+	for _, code := range knownCodes {
+		if strings.EqualFold(code, e.Code) {
+			return code
 		}
 	}
-	return ids
+	return OtherCode
 }

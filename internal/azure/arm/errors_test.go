@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -45,29 +46,43 @@ func TestClassify(t *testing.T) {
 		identities []string
 		retryAfter time.Duration
 	}{
-		"not found":                             {response(404, armError("ResourceNotFound", "no")), NotFound, "ResourceNotFound", nil, 0},
-		"its group is not found":                {response(404, armError("ResourceGroupNotFound", "no")), NotFound, "ResourceGroupNotFound", nil, 0},
-		"a 404 of something else than ARM":      {response(404, "<html>nothing here"), Other, "Not Found", nil, 0},
-		"the ARM of another cloud":              {response(404, armError("SubscriptionNotFound", "no")), Other, "SubscriptionNotFound", nil, 0},
-		"an ARM without this API version":       {response(404, armError("InvalidResourceType", "no")), Other, "InvalidResourceType", nil, 0},
-		"throttled":                             {response(429, armError("TooManyRequests", "slow down"), "Retry-After", "17"), Throttled, "TooManyRequests", nil, 17 * time.Second},
-		"throttled in an operation":             {response(200, armError("OperationThrottled", "slow down")), Throttled, "OperationThrottled", nil, 0},
-		"busy and says for how long":            {response(503, armError("ServerBusy", "later"), "Retry-After", "3"), Throttled, "ServerBusy", nil, 3 * time.Second},
-		"busy":                                  {response(503, armError("ServerBusy", "later")), Other, "ServerBusy", nil, 0},
-		"no role on two identities":             {response(403, armError("LinkedAuthorizationFailed", linked)), BadIdentities, "LinkedAuthorizationFailed", []string{idA, idB}, 0},
-		"an identity that does not exist":       {response(400, armError("FailedIdentityOperation", "Identity operation for resource '"+vm+"' failed: '"+idA+"' was not found; '"+strings.ToUpper(idA)+"'")), BadIdentities, "FailedIdentityOperation", []string{idA}, 0},
-		"a bad identity in an operation":        {response(200, armError("FailedIdentityOperation", "'"+idA+"'")), BadIdentities, "FailedIdentityOperation", []string{idA}, 0},
-		"a bad identity that is not named":      {response(400, armError("FailedIdentityOperation", "something")), BadIdentities, "FailedIdentityOperation", nil, 0},
-		"another update is running":             {response(409, armError("OperationNotAllowed", "Operation 'Update' is not allowed while operation 'x' is in progress.")), Conflict, "OperationNotAllowed", nil, 0},
-		"being deleted":                         {response(409, armError("OperationNotAllowed", "not allowed since it is marked for deletion")), Deleting, "OperationNotAllowed", nil, 0},
-		"its group is being deleted":            {response(409, armError("ResourceGroupBeingDeleted", "x")), Deleting, "ResourceGroupBeingDeleted", nil, 0},
-		"another version":                       {response(412, armError("ConditionNotMet", "x")), Changed, "ConditionNotMet", nil, 0},
-		"no permission":                         {response(403, armError("AuthorizationFailed", "x")), Forbidden, "AuthorizationFailed", nil, 0},
-		"no valid token":                        {response(401, armError("InvalidAuthenticationToken", "x")), Forbidden, "InvalidAuthenticationToken", nil, 0},
-		"a bad request":                         {response(400, armError("InvalidParameter", "x")), Invalid, "InvalidParameter", nil, 0},
-		"a proxy's page":                        {response(502, "<html>\n<h1>Bad   Gateway</h1>"), Other, "Bad Gateway", nil, 0},
-		"no body":                               {response(500, ""), Other, "Internal Server Error", nil, 0},
-		"the code of a header beats the body's": {response(403, armError("x", "y"), "x-ms-error-code", "LinkedAuthorizationFailed"), BadIdentities, "LinkedAuthorizationFailed", nil, 0},
+		"not found":                        {response(404, armError("ResourceNotFound", "no")), NotFound, "ResourceNotFound", nil, 0},
+		"its group is not found":           {response(404, armError("ResourceGroupNotFound", "no")), NotFound, "ResourceGroupNotFound", nil, 0},
+		"a 404 of something else than ARM": {response(404, "<html>nothing here"), Other, "Not Found", nil, 0},
+		"the ARM of another cloud":         {response(404, armError("SubscriptionNotFound", "no")), Other, "SubscriptionNotFound", nil, 0},
+		"an ARM without this API version":  {response(404, armError("InvalidResourceType", "no")), Other, "InvalidResourceType", nil, 0},
+		"throttled":                        {response(429, armError("TooManyRequests", "slow down"), "Retry-After", "17"), Throttled, "TooManyRequests", nil, 17 * time.Second},
+		"throttled in an operation":        {response(200, armError("OperationThrottled", "slow down")), Throttled, "OperationThrottled", nil, 0},
+		"busy and says for how long":       {response(503, armError("ServerBusy", "later"), "Retry-After", "3"), Throttled, "ServerBusy", nil, 3 * time.Second},
+		"busy":                             {response(503, armError("ServerBusy", "later")), Other, "ServerBusy", nil, 0},
+		"no role on two identities":        {response(403, armError("LinkedAuthorizationFailed", linked)), BadIdentities, "LinkedAuthorizationFailed", []string{idA, idB}, 0},
+		"an identity that does not exist":  {response(400, armError("FailedIdentityOperation", "Identity operation for resource '"+vm+"' failed: '"+idA+"' was not found; '"+strings.ToUpper(idA)+"'")), BadIdentities, "FailedIdentityOperation", []string{idA}, 0},
+		"a bad identity in an operation":   {response(200, armError("FailedIdentityOperation", "'"+idA+"'")), BadIdentities, "FailedIdentityOperation", []string{idA}, 0},
+		"a bad identity that is not named": {response(400, armError("FailedIdentityOperation", "something")), BadIdentities, "FailedIdentityOperation", nil, 0},
+		"a bad identity in the details": {
+			response(400, `{"error":{"code":"BadRequest","message":"see details","details":[{"code":"x","message":"y"},{"code":"FailedIdentityOperation","target":"`+idA+`","message":"no"}]}}`),
+			BadIdentities, "BadRequest", []string{idA}, 0,
+		},
+		"a bad identity in another service's error": {
+			response(400, armError("BadRequest", `Status: 'BadRequest'. Response: '{"error":{"message":"Resource '`+strings.ReplaceAll(idA, "/", `\/`)+`' was not found."}}'`)),
+			BadIdentities, "BadRequest", []string{idA}, 0,
+		},
+		"an escaped ID": {response(400, armError("InvalidParameter", "bad value "+url.PathEscape(idB))), BadIdentities, "InvalidParameter", []string{idB}, 0},
+		"an identity in ARM's words for not found": {response(404, armError("ResourceNotFound", "The Resource 'Microsoft.ManagedIdentity/userAssignedIdentities/id_b' under resource group 'rg' was not found.")), BadIdentities, "ResourceNotFound", []string{"/subscriptions/*/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id_b"}, 0},
+		"no right on an identity":                  {response(403, armError("AuthorizationFailed", "no authorization to perform action 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' over scope '"+idA+"'")), BadIdentities, "AuthorizationFailed", []string{idA}, 0},
+		"a conflict that mentions an identity":     {response(409, armError("Conflict", idA)), Conflict, "Conflict", nil, 0},
+		"a server error that mentions one":         {response(500, armError("InternalServerError", idA)), Other, "InternalServerError", nil, 0},
+		"a lock on the resource":                   {response(409, armError("ScopeLocked", "x")), Forbidden, "ScopeLocked", nil, 0},
+		"another update is running":                {response(409, armError("OperationNotAllowed", "Operation 'Update' is not allowed while operation 'x' is in progress.")), Conflict, "OperationNotAllowed", nil, 0},
+		"being deleted":                            {response(409, armError("OperationNotAllowed", "not allowed since it is marked for deletion")), Deleting, "OperationNotAllowed", nil, 0},
+		"its group is being deleted":               {response(409, armError("ResourceGroupBeingDeleted", "x")), Deleting, "ResourceGroupBeingDeleted", nil, 0},
+		"another version":                          {response(412, armError("ConditionNotMet", "x")), Changed, "ConditionNotMet", nil, 0},
+		"no permission":                            {response(403, armError("AuthorizationFailed", "x")), Forbidden, "AuthorizationFailed", nil, 0},
+		"no valid token":                           {response(401, armError("InvalidAuthenticationToken", "x")), Forbidden, "InvalidAuthenticationToken", nil, 0},
+		"a bad request":                            {response(400, armError("InvalidParameter", "x")), Invalid, "InvalidParameter", nil, 0},
+		"a proxy's page":                           {response(502, "<html>\n<h1>Bad   Gateway</h1>"), Other, "Bad Gateway", nil, 0},
+		"no body":                                  {response(500, ""), Other, "Internal Server Error", nil, 0},
+		"the code of a header beats the body's":    {response(403, armError("x", "y"), "x-ms-error-code", "LinkedAuthorizationFailed"), BadIdentities, "LinkedAuthorizationFailed", nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := fmt.Errorf("updating: %w", Classify(runtime.NewResponseError(test.response)))

@@ -32,7 +32,7 @@ func ClientOptions(c *cloud.Cloud, budget *Budget, userAgent string) *azarm.Clie
 				// a worker, and everybody waits, not only this call.
 				StatusCodes: []int{http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout},
 			},
-			PerCallPolicies:  []policy.Policy{userAgentPolicy(userAgent)},
+			PerCallPolicies:  []policy.Policy{userAgentPolicy(userAgent), acceptedPatch{}},
 			PerRetryPolicies: []policy.Policy{budget},
 		},
 		// The compute provider is registered in any subscription that has nodes,
