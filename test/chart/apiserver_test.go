@@ -97,6 +97,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	t.Run("every object is accepted, with no unknown field", s.testStrict)
 	t.Run("pods that need no privilege satisfy the restricted level", s.testRestricted)
 	t.Run("AzureAssignedIdentities are MIC's", s.testAssignedIdentityPolicy)
+	t.Run("an upgrade that loosens a rule and needs that", s.testLoosened)
 	t.Run("hooks do their work with their roles alone", s.testHooks)
 }
 

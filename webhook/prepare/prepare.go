@@ -1,6 +1,8 @@
 // Package prepare readies a cluster for an install, an upgrade or a rollback of
 // the chart: it applies the CRDs, which Helm installs once and never upgrades,
-// and calls off an uninstallation that was begun and not finished.
+// calls off an uninstallation that was begun and not finished, and deletes policies
+// that the release is to do without. Helm would delete these after it had written
+// everything else, and stops before if they refuse one of the release's own objects.
 package prepare
 
 import (
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,6 +38,8 @@ type options struct {
 	hookjob.Flags
 	// manageCRDs applies the CRDs; false leaves them to the user.
 	manageCRDs bool
+	// stalePolicies name policies, and their bindings, that are to be gone.
+	stalePolicies []string
 }
 
 // Command is the subcommand "prepare", the chart's pre-install, pre-upgrade and
@@ -44,11 +49,12 @@ func Command(ctx context.Context, args []string) error {
 	fs := pflag.NewFlagSet("prepare", pflag.ContinueOnError)
 	o.AddFlags(fs)
 	fs.BoolVar(&o.manageCRDs, "manage-crds", o.manageCRDs, "apply the CRDs of this version")
+	fs.StringSliceVar(&o.stalePolicies, "stale-policies", nil, "names of validating admission policies, and of their bindings, that the release does without")
 	if done, err := o.Parse(fs, args); done || err != nil {
 		return err
 	}
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, apiextensionsv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, apiextensionsv1.AddToScheme, admissionv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return fmt.Errorf("registering API types: %w", err)
 		}
@@ -104,6 +110,35 @@ func prepare(ctx context.Context, c client.Client, o options, crds []*unstructur
 	})
 	if err != nil {
 		return fmt.Errorf("calling off an unfinished uninstallation: %w", err)
+	}
+	err = hookjob.Until(ctx, o.Timeout, hookjob.Pause, progress, func(ctx context.Context) (string, error) {
+		return "", relax(ctx, c, o.stalePolicies, progress)
+	})
+	if err != nil {
+		return fmt.Errorf("deleting policies that the release does without: %w", err)
+	}
+	return nil
+}
+
+// relax deletes policies, their bindings first: a policy without a binding judges
+// nothing.
+func relax(ctx context.Context, c client.Client, names []string, progress *hookjob.Progress) error {
+	for _, name := range names {
+		m := metav1.ObjectMeta{Name: name}
+		for _, o := range []client.Object{&admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: m}, &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: m}} {
+			kind := "policy"
+			if _, ok := o.(*admissionv1.ValidatingAdmissionPolicyBinding); ok {
+				kind = "binding of policy"
+			}
+			err := c.Delete(ctx, o)
+			switch {
+			case apierrors.IsNotFound(err):
+			case err != nil:
+				return fmt.Errorf("deleting %s %s: %w", kind, name, err)
+			default:
+				progress.Printf("deleted %s %s, which the release does without", kind, name)
+			}
+		}
 	}
 	return nil
 }

@@ -2,12 +2,14 @@ package prepare
 
 import (
 	"context"
+	"io"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,7 +30,7 @@ const ns = "default"
 func testScheme(t *testing.T) *runtime.Scheme {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, apiextensionsv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, apiextensionsv1.AddToScheme, admissionv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
@@ -95,6 +97,32 @@ func TestNotServed(t *testing.T) {
 				t.Errorf("notServed = %q, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+func TestPrepareDeletesStalePolicies(t *testing.T) {
+	policy := func(name string) []client.Object {
+		m := metav1.ObjectMeta{Name: name}
+		return []client.Object{&admissionv1.ValidatingAdmissionPolicy{ObjectMeta: m}, &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: m}}
+	}
+	stale, kept := policy("stale"), policy("kept")
+	c := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(append(stale, kept...)...).Build()
+	o := testOptions()
+	o.manageCRDs, o.stalePolicies = false, []string{"stale", "absent"}
+	for range 2 { // the second finds nothing to do
+		if err := prepare(t.Context(), c, o, nil, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, o := range stale {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
+			t.Errorf("%T: error %v, want it gone", o, err)
+		}
+	}
+	for _, o := range kept {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+			t.Errorf("%T: %v", o, err)
+		}
 	}
 }
 

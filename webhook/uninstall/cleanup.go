@@ -29,6 +29,10 @@ type cleanupOptions struct {
 	configMap string
 	// secrets hold the webhook's certificates.
 	secrets []string
+	// caSecret is where cert-manager puts the authority of the release's own issuer,
+	// caIssuer: also one that the release no longer has. A Secret of that name that
+	// another issuer signed, or nobody, is the user's.
+	caSecret, caIssuer string
 	// The Lease and, for rollbacks, the Endpoints by which MIC elects its leader.
 	leaderElectionNamespace, leaderElectionName string
 	pause                                       time.Duration
@@ -42,6 +46,8 @@ func CleanupCommand(ctx context.Context, args []string) error {
 	fs.StringVar(&o.release, "release", "", "name of the release")
 	fs.StringVar(&o.configMap, "config-map-name", "aad-pod-identity-config", "ConfigMap that records MIC's upgrade of stored objects")
 	fs.StringSliceVar(&o.secrets, "secrets", nil, "secrets of the webhook's certificates")
+	fs.StringVar(&o.caSecret, "ca-secret", "", "secret of the webhook's own authority, deleted if --ca-issuer signed it")
+	fs.StringVar(&o.caIssuer, "ca-issuer", "", "cert-manager's Issuer of that authority")
 	fs.StringVar(&o.leaderElectionNamespace, "leader-election-namespace", "default", "namespace of MIC's leader election")
 	fs.StringVar(&o.leaderElectionName, "leader-election-name", "aad-pod-identity-mic", "name of MIC's leader election")
 	if done, err := o.Parse(fs, args); done || err != nil {
@@ -141,7 +147,30 @@ func (o cleanupOptions) leftovers(ctx context.Context, c client.Client) ([]clien
 	for _, name := range o.secrets {
 		objects = append(objects, object("", "Secret", o.Namespace, name))
 	}
+	ours, err := o.ownCA(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if ours {
+		objects = append(objects, object("", "Secret", o.Namespace, o.caSecret))
+	}
 	return append(objects, object("", "ConfigMap", o.Namespace, marker.Name)), nil
+}
+
+// issuerAnnotation is how cert-manager says in a Secret who signed it.
+const issuerAnnotation = "cert-manager.io/issuer-name"
+
+// ownCA reports whether the Secret of the authority is there, and the release's.
+func (o cleanupOptions) ownCA(ctx context.Context, c client.Client) (bool, error) {
+	if o.caSecret == "" || o.caIssuer == "" {
+		return false, nil
+	}
+	secret := object("", "Secret", o.Namespace, o.caSecret)
+	err := c.Get(ctx, client.ObjectKeyFromObject(secret), secret)
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("reading Secret %s: %w", o.caSecret, err)
+	}
+	return err == nil && secret.GetAnnotations()[issuerAnnotation] == o.caIssuer, nil
 }
 
 func object(group, kind, namespace, name string) client.Object {

@@ -2,8 +2,8 @@
 //
 // Before Helm deletes the release, Command has MIC take its identities off the
 // VMs and then each NMI remove its redirect, by the handshake of
-// internal/uninstall, and deletes the webhook configurations and policies, which
-// would outlive what they guard. After Helm has deleted the release, CleanupCommand
+// internal/uninstall, and deletes the webhook configurations, which would outlive what
+// answers them. After Helm has deleted the release, CleanupCommand
 // waits for its pods to end and deletes what they and cert-manager left. The
 // marker goes last of all: without it an NMI that still runs would put its
 // redirect back, and MIC would assign again.
@@ -44,10 +44,9 @@ type options struct {
 	release       string
 	micDeployment string // "" in managed mode
 	nmiDaemonSet  string
-	// webhookConfigurations and admissionPolicies name mutating and validating
-	// configurations, and policies and bindings.
-	webhookConfigurations, admissionPolicies []string
-	pause                                    time.Duration
+	// webhookConfigurations name mutating and validating ones.
+	webhookConfigurations []string
+	pause                 time.Duration
 }
 
 // Command is the subcommand "uninstall", the chart's pre-delete hook.
@@ -59,7 +58,6 @@ func Command(ctx context.Context, args []string) error {
 	fs.StringVar(&o.micDeployment, "mic-deployment", "", "name of MIC's Deployment; empty in managed mode")
 	fs.StringVar(&o.nmiDaemonSet, "nmi-daemonset", "", "name of NMI's DaemonSet")
 	fs.StringSliceVar(&o.webhookConfigurations, "webhook-configurations", nil, "names of the mutating and validating webhook configurations")
-	fs.StringSliceVar(&o.admissionPolicies, "admission-policies", nil, "names of the validating admission policies and their bindings")
 	if done, err := o.Parse(fs, args); done || err != nil {
 		return err
 	}
@@ -146,18 +144,15 @@ func setPhase(ctx context.Context, c client.Client, namespace, phase string) err
 
 // admissionObjects are deleted here and not left to Helm, which deletes the
 // webhook's pods before its configurations: in between, nobody could change an
-// AzureIdentity.
+// AzureIdentity. The policies are left to Helm, which deletes them last, after the
+// DaemonSet: an NMI that still runs must not meet a forged AzureAssignedIdentity. They
+// hold up nothing, since deletion passes them, and finalizers do.
 func (o options) admissionObjects() []client.Object {
 	var objects []client.Object
 	for _, name := range o.webhookConfigurations {
 		m := metav1.ObjectMeta{Name: name}
 		objects = append(objects,
 			&admissionv1.MutatingWebhookConfiguration{ObjectMeta: m}, &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: m})
-	}
-	for _, name := range o.admissionPolicies {
-		m := metav1.ObjectMeta{Name: name}
-		objects = append(objects,
-			&admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: m}, &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: m})
 	}
 	return objects
 }

@@ -2,6 +2,7 @@ package uninstall
 
 import (
 	"context"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -30,8 +31,8 @@ func testOptions() options {
 		Flags:         hookjob.Flags{Namespace: ns, Timeout: 4 * time.Minute},
 		release:       "rel",
 		micDeployment: "aad-pod-identity-mic", nmiDaemonSet: "aad-pod-identity-nmi",
-		webhookConfigurations: []string{"hooks"}, admissionPolicies: []string{"policy"},
-		pause: hookjob.Pause,
+		webhookConfigurations: []string{"hooks"},
+		pause:                 hookjob.Pause,
 	}
 }
 
@@ -67,8 +68,6 @@ func release(nodes ...string) []client.Object {
 		},
 		&admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "hooks"}},
 		&admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "hooks"}},
-		&admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "policy"}},
-		&admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: "policy"}},
 		&v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"}},
 	}
 	for _, n := range nodes {
@@ -261,6 +260,28 @@ func TestCleanup(t *testing.T) {
 			t.Errorf("second run: %v", err)
 		}
 	})
+
+	for name, test := range map[string]struct {
+		annotations map[string]string
+		gone        bool
+	}{
+		"the authority that the release's own issuer signed goes, also if the release has none any more": {map[string]string{issuerAnnotation: "ours"}, true},
+		"a Secret of that name that another issuer signed stays":                                         {map[string]string{issuerAnnotation: "theirs"}, false},
+		"a Secret of that name that nobody signed stays":                                                 {nil, false},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			ca := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "ca", Annotations: test.annotations}}
+			c := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(ca).Build()
+			o := o
+			o.caSecret, o.caIssuer = "ca", "ours"
+			if err := cleanup(t.Context(), c, o, io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(ca), ca); apierrors.IsNotFound(err) != test.gone {
+				t.Errorf("error %v, gone should be %v", err, test.gone)
+			}
+		})
+	}
 
 	inBubble(t, "a pod that goes on running keeps the marker", func(t *testing.T) {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "nmi-x", Labels: label("nmi")}}
