@@ -50,8 +50,7 @@ type options struct {
 	leaderName      string
 	leaderDuration  time.Duration
 
-	// Accepted, so that command lines of the 1.8 releases go on working. Stored
-	// objects from before 1.6 are not upgraded by this version.
+	// Upgrade of objects that releases before 1.6.0 stored.
 	configMapName     string
 	typeUpgradeKey    string
 	enableTypeUpgrade bool
@@ -82,9 +81,9 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.leaderNamespace, "leader-election-namespace", "default", "namespace of the leader lock")
 	fs.StringVar(&o.leaderName, "leader-election-name", "aad-pod-identity-mic", "name of the leader lock")
 	fs.DurationVar(&o.leaderDuration, "leader-election-duration", 15*time.Second, "how long a leader that does not renew its lock is waited for")
-	fs.StringVar(&o.configMapName, "config-map-name", "aad-pod-identity-config", "accepted for compatibility: ConfigMap that recorded the upgrade of stored objects")
-	fs.StringVar(&o.typeUpgradeKey, "type-upgrade-status-key", "type-upgrade-status", "accepted for compatibility: key of that ConfigMap")
-	fs.BoolVar(&o.enableTypeUpgrade, "enable-type-upgrade", true, "accepted for compatibility: stored objects from before 1.6 are not upgraded by this version")
+	fs.StringVar(&o.configMapName, "config-map-name", "aad-pod-identity-config", "ConfigMap, in the namespace of MIC, that records the upgrade of stored objects")
+	fs.StringVar(&o.typeUpgradeKey, "type-upgrade-status-key", "type-upgrade-status", "key of that ConfigMap; delete it to have the objects looked at again")
+	fs.BoolVar(&o.enableTypeUpgrade, "enable-type-upgrade", true, "put the capitalisation of field names right, once, in objects that releases before 1.6.0 stored")
 	fs.BoolVar(&o.enableScaleFeatures, "enableScaleFeatures", false, "without effect")
 	_ = fs.MarkDeprecated("enableScaleFeatures", "it is without effect") // fails only for an unknown flag
 }
@@ -126,6 +125,9 @@ func (o *options) validate() error {
 		if problems := validation.IsDNS1123Subdomain(f.value); len(problems) > 0 {
 			add("--%s=%q: %s", f.flag, f.value, problems[0])
 		}
+	}
+	if problems := validation.IsConfigMapKey(o.typeUpgradeKey); len(problems) > 0 {
+		add("--type-upgrade-status-key=%q: %s", o.typeUpgradeKey, problems[0])
 	}
 	if o.leaderInstance == "" {
 		host, err := os.Hostname()

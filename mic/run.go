@@ -31,6 +31,9 @@ import (
 // configPoll is how often azure.json is looked at.
 const configPoll = 15 * time.Second
 
+// settle is how long conditions about pods wait for more pods.
+const settle = 2 * time.Second
+
 // longestAnswer is how long it is remembered whether a service account may use an
 // identity.
 const longestAnswer = 10 * time.Second
@@ -72,11 +75,14 @@ func serve(ctx context.Context, o *options) error {
 	metric.RegisterRefused(ctrlmetrics.Registry, engine.Refused)
 	settings := controller.Options{
 		Namespace: o.namespace, ForceNamespaced: o.forceNamespaced, ReadinessGate: o.readinessGate, Parallel: o.createDeleteBatch,
-		LeaseDuration: o.leaderDuration, Lock: lock, Recorder: recorder, Metrics: metrics,
+		LeaseDuration: o.leaderDuration, Lock: lock, Recorder: recorder, Metrics: metrics, Settle: settle,
 	}
 	if o.requireUse {
 		settings.MayUse = access.New(clientset.AuthorizationV1().SubjectAccessReviews(), min(longestAnswer, o.reconcileInterval/8)).MayUse
 		settings.ReviewInterval = o.reconcileInterval
+	}
+	if o.enableTypeUpgrade {
+		settings.Upgrade = &controller.TypeUpgrade{ConfigMap: o.configMapName, Key: o.typeUpgradeKey}
 	}
 	controllers, err := controller.New(ctx, config, live, engine, settings)
 	if err != nil {

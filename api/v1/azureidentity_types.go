@@ -124,7 +124,7 @@ type AzureIdentityStatus struct {
 	// +optional
 	AvailableReplicas int32 `json:"availableReplicas,omitempty"`
 
-	// Conditions of the identity; see ConditionValid.
+	// Conditions of the identity; see ConditionValid and ConditionInUse.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -140,8 +140,11 @@ type AzureIdentityStatus struct {
 // +kubebuilder:metadata:annotations="api-approved.kubernetes.io=unapproved"
 // +kubebuilder:printcolumn:name="Type",type=integer,JSONPath=`.spec.type`,description="0 managed identity, 1 service principal, 2 service principal with certificate"
 // +kubebuilder:printcolumn:name="ClientID",type=string,JSONPath=`.spec.clientID`
+// +kubebuilder:printcolumn:name="Valid",type=string,JSONPath=`.status.conditions[?(@.type=="Valid")].status`
+// +kubebuilder:printcolumn:name="InUse",type=string,JSONPath=`.status.conditions[?(@.type=="InUse")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="ResourceID",type=string,priority=1,JSONPath=`.spec.resourceID`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Valid")].message`
 // +kubebuilder:validation:XValidation:fieldPath=`.spec`,reason=`FieldValueRequired`,rule=`has(self.spec) || oldSelf.hasValue() && !has(oldSelf.value().spec)`,message=`the fields of an AzureIdentity stand under spec`,optionalOldSelf=true
 type AzureIdentity struct {
 	metav1.TypeMeta   `json:",inline"`

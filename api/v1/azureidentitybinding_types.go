@@ -49,7 +49,7 @@ type AzureIdentityBindingStatus struct {
 	// +optional
 	AvailableReplicas int32 `json:"availableReplicas,omitempty"`
 
-	// Conditions of the binding; see ConditionResolved.
+	// Conditions of the binding; see ConditionResolved and ConditionPodsMatched.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -65,7 +65,10 @@ type AzureIdentityBindingStatus struct {
 // +kubebuilder:metadata:annotations="api-approved.kubernetes.io=unapproved"
 // +kubebuilder:printcolumn:name="AzureIdentity",type=string,JSONPath=`.spec.azureIdentity`
 // +kubebuilder:printcolumn:name="Selector",type=string,JSONPath=`.spec.selector`
+// +kubebuilder:printcolumn:name="Resolved",type=string,JSONPath=`.status.conditions[?(@.type=="Resolved")].status`
+// +kubebuilder:printcolumn:name="PodsMatched",type=string,JSONPath=`.status.conditions[?(@.type=="PodsMatched")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Resolved")].message`
 // +kubebuilder:validation:XValidation:fieldPath=`.spec`,reason=`FieldValueRequired`,rule=`has(self.spec) || oldSelf.hasValue() && !has(oldSelf.value().spec)`,message=`the fields of an AzureIdentityBinding stand under spec`,optionalOldSelf=true
 type AzureIdentityBinding struct {
 	metav1.TypeMeta   `json:",inline"`

@@ -38,6 +38,9 @@ const (
 	OpAssignedIdentityDeletion = "assigned_identity_deletion"
 	OpAssignedIdentityUpdate   = "assigned_identity_update"
 	OpAssignedIdentityStatus   = "update_azure_assigned_identity_status"
+	// OpConditions is writing conditions of AzureIdentities and
+	// AzureIdentityBindings.
+	OpConditions = "update_conditions"
 
 	// OpTokenMSI and OpTokenUserAssigned are token requests to IMDS for the
 	// node's system-assigned and for a user-assigned identity.

@@ -34,13 +34,14 @@ func Scheme() (*runtime.Scheme, error) {
 
 // Indexes of the caches.
 const (
-	indexPodLabel        = "aadpodidbinding"    // pods by label value
-	indexPodNode         = "spec.nodeName"      // pods by node
-	indexBindingSelector = "spec.selector"      // bindings by selector
-	indexBindingIdentity = "spec.azureIdentity" // bindings by namespace/identity
-	indexAssignedPod     = "pod"                // assigned identities by namespace/pod
-	indexAssignedNode    = "spec.nodename"      // assigned identities by node
-	indexNodeTarget      = "target"             // nodes by key of VM or scale set
+	indexPodLabel         = "aadpodidbinding"    // pods that have not finished by label value
+	indexPodNode          = "spec.nodeName"      // pods by node
+	indexBindingSelector  = "spec.selector"      // bindings by selector
+	indexBindingIdentity  = "spec.azureIdentity" // bindings by namespace/identity
+	indexAssignedPod      = "pod"                // assigned identities by namespace/pod
+	indexAssignedNode     = "spec.nodename"      // assigned identities by node
+	indexAssignedIdentity = "identity"           // assigned identities by namespace/identity
+	indexNodeTarget       = "target"             // nodes by key of VM or scale set
 )
 
 // cacheOptions limit the caches to what MIC reads: pods that carry the label,
@@ -127,7 +128,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		field  string
 		value  client.IndexerFunc
 	}{
-		{&corev1.Pod{}, indexPodLabel, func(o client.Object) []string { return one(o.GetLabels()[v1.BindingLabelKey]) }},
+		{&corev1.Pod{}, indexPodLabel, func(o client.Object) []string { return one(labelOf(o.(*corev1.Pod))) }},
 		{&corev1.Pod{}, indexPodNode, func(o client.Object) []string { return one(o.(*corev1.Pod).Spec.NodeName) }},
 		{&corev1.Node{}, indexNodeTarget, func(o client.Object) []string {
 			t, err := resourceid.ParseProviderID(o.(*corev1.Node).Spec.ProviderID)
@@ -148,12 +149,24 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1.AzureAssignedIdentity{}, indexAssignedNode, func(o client.Object) []string {
 			return []string{o.(*v1.AzureAssignedIdentity).Spec.NodeName}
 		}},
+		{&v1.AzureAssignedIdentity{}, indexAssignedIdentity, func(o client.Object) []string {
+			return []string{identityKey(o.(*v1.AzureAssignedIdentity)).String()}
+		}},
 	} {
 		if err := indexer.IndexField(ctx, i.object, i.field, i.value); err != nil {
 			return fmt.Errorf("index %s of %T: %w", i.field, i.object, err)
 		}
 	}
 	return nil
+}
+
+// labelOf returns what a pod asks for identities by: the value of its label, until
+// it has finished.
+func labelOf(p *corev1.Pod) string {
+	if finished(p) {
+		return ""
+	}
+	return p.Labels[v1.BindingLabelKey]
 }
 
 func one(v string) []string {

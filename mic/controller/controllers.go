@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -57,6 +59,11 @@ type Options struct {
 	Recorder record.EventRecorder
 	// Metrics of MIC.
 	Metrics *metric.MIC
+	// Upgrade says where the upgrade of stored objects is recorded; nil does none.
+	Upgrade *TypeUpgrade
+	// Settle is how long it is waited, after pods came or went, before the
+	// conditions InUse and PodsMatched follow, so that many at once are one write.
+	Settle time.Duration
 	// SkipNameValidation lets one process have several managers, for tests.
 	SkipNameValidation bool
 }
@@ -127,19 +134,29 @@ func New(ctx context.Context, config *rest.Config, live client.Client, engine *c
 	if err := m.Add(c.start); err != nil {
 		return nil, fmt.Errorf("manager: %w", err)
 	}
-	ev := events{o.Recorder}
-	maps := &mappers{world: w, events: ev, complain: klog.Errorf}
+	ev := newEvents(o.Recorder)
+	maps := &mappers{world: w}
 	pods := &podReconciler{world: w, writer: m.GetClient(), events: ev, metrics: o.Metrics, start: c.start, gates: o.ReadinessGate, reviewInterval: o.ReviewInterval, unknown: unknownRights()}
 	targets := &targetReconciler{
 		world: w, engine: engine, events: ev, metrics: o.Metrics, start: c.start,
 		status: &statusWriter{writer: m.GetClient(), events: ev, metrics: o.Metrics, parallel: o.Parallel},
 	}
+	writer := conditionWriter{writer: m.GetClient(), metrics: o.Metrics}
+	if o.Upgrade != nil {
+		c.start.upgrade = &typeUpgrade{TypeUpgrade: *o.Upgrade, live: live, cached: m.GetClient(), namespace: o.Namespace, conditions: writer, events: ev}
+	}
+	identities := &identityReconciler{world: w, conditions: writer, events: ev, start: c.start, complain: klog.Errorf}
+	bindings := &bindingReconciler{world: w, conditions: writer, start: c.start}
 	removal := &uninstallReconciler{world: w, writer: m.GetClient(), engine: engine, start: c.start}
-	return c, c.add(maps, pods, targets, removal, o)
+	if err := c.addAssignments(maps, pods, targets, removal, o); err != nil {
+		return nil, err
+	}
+	return c, c.addConditions(maps, identities, bindings, o)
 }
 
-// add is the list of all controllers and of what they watch.
-func (c *Controllers) add(maps *mappers, pods *podReconciler, targets *targetReconciler, removal *uninstallReconciler, o Options) error {
+// addAssignments is the list of the controllers that give and take identities, and
+// of what they watch.
+func (c *Controllers) addAssignments(maps *mappers, pods *podReconciler, targets *targetReconciler, removal *uninstallReconciler, o Options) error {
 	caches := c.Manager.GetCache()
 	skip := ptr.To(o.SkipNameValidation)
 
@@ -170,7 +187,7 @@ func (c *Controllers) add(maps *mappers, pods *podReconciler, targets *targetRec
 	if err != nil {
 		return fmt.Errorf("uninstall controller: %w", err)
 	}
-	for _, w := range []error{
+	return watching(
 		pod.Watch(source.TypedKind(caches, &corev1.Pod{}, &handler.TypedEnqueueRequestForObject[*corev1.Pod]{}, podChanges())),
 		pod.Watch(mapped(caches, &v1.AzureIdentityBinding{}, maps.podsOfBinding, bindingChanges())),
 		pod.Watch(mapped(caches, &v1.AzureIdentity{}, maps.podsOfIdentity, identityChanges())),
@@ -184,12 +201,59 @@ func (c *Controllers) add(maps *mappers, pods *podReconciler, targets *targetRec
 		target.Watch(ledgers(targets.engine, c.start)),
 
 		uninstalls.Watch(source.TypedKind(caches, &corev1.ConfigMap{}, &handler.TypedEnqueueRequestForObject[*corev1.ConfigMap]{}, markerChanges())),
-	} {
-		if w != nil {
-			return fmt.Errorf("watching: %w", w)
-		}
+	)
+}
+
+// addConditions is the list of the controllers that describe what users wrote, and
+// of what they watch.
+func (c *Controllers) addConditions(maps *mappers, identities *identityReconciler, bindings *bindingReconciler, o Options) error {
+	caches := c.Manager.GetCache()
+	skip := ptr.To(o.SkipNameValidation)
+	identity, err := controller.New("identity", c.Manager, controller.Options{Reconciler: identities, SkipNameValidation: skip, RateLimiter: limiter[reconcile.Request]()})
+	if err != nil {
+		return fmt.Errorf("identity controller: %w", err)
+	}
+	binding, err := controller.New("binding", c.Manager, controller.Options{Reconciler: bindings, SkipNameValidation: skip, RateLimiter: limiter[reconcile.Request]()})
+	if err != nil {
+		return fmt.Errorf("binding controller: %w", err)
+	}
+	return watching(
+		identity.Watch(source.TypedKind(caches, &v1.AzureIdentity{}, &handler.TypedEnqueueRequestForObject[*v1.AzureIdentity]{}, described[*v1.AzureIdentity]())),
+		identity.Watch(source.TypedKind(caches, &v1.AzureAssignedIdentity{}, comesAndGoes(maps.identityOfAssigned, o.Settle), assignedComesAndGoes())),
+
+		binding.Watch(source.TypedKind(caches, &v1.AzureIdentityBinding{}, &handler.TypedEnqueueRequestForObject[*v1.AzureIdentityBinding]{}, described[*v1.AzureIdentityBinding]())),
+		binding.Watch(mapped(caches, &v1.AzureIdentity{}, maps.bindingsOfIdentity, identityChanges())),
+		binding.Watch(source.TypedKind(caches, &corev1.Pod{}, comesAndGoes(maps.bindingsOfPod, o.Settle), labelChanges())),
+	)
+}
+
+func watching(errs ...error) error {
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("watching: %w", err)
 	}
 	return nil
+}
+
+// comesAndGoes queues, after a while, whom the coming and going of an object
+// concerns. An object that changed has gone as what it was and come as what it is.
+func comesAndGoes[O client.Object](find func(ctx context.Context, o O, came bool) []reconcile.Request, after time.Duration) handler.TypedEventHandler[O, reconcile.Request] {
+	add := func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request], o O, came bool) {
+		for _, r := range find(ctx, o, came) {
+			q.AddAfter(r, after)
+		}
+	}
+	return handler.TypedFuncs[O, reconcile.Request]{
+		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[O], q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(ctx, q, e.Object, true)
+		},
+		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[O], q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(ctx, q, e.ObjectOld, false)
+			add(ctx, q, e.ObjectNew, true)
+		},
+		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[O], q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(ctx, q, e.Object, false)
+		},
+	}
 }
 
 // Working says whether this replica leads and is at work.

@@ -3,14 +3,18 @@ package controller
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -50,47 +54,56 @@ type cluster struct {
 	client client.Client
 }
 
-// running is what the first test that needs a cluster starts, and TestMain ends.
-var (
-	running     *cluster
-	stopCluster = func() error { return nil }
-)
+// shared is the API server of all tests of this package, which starts with the first
+// that needs it.
+var shared struct {
+	once    sync.Once
+	env     *envtest.Environment
+	cluster *cluster
+	err     error
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if err := stopCluster(); err != nil {
-		fmt.Fprintln(os.Stderr, "stopping the API server:", err)
-		code = 1
+	if shared.env != nil {
+		if err := shared.env.Stop(); err != nil {
+			fmt.Fprintf(os.Stderr, "stopping the API server: %v\n", err)
+			code = max(code, 1)
+		}
 	}
 	os.Exit(code)
 }
 
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
-	if running != nil {
-		return running
-	}
 	if os.Getenv(assetsVariable) == "" {
 		t.Skipf("needs the directory of etcd and kube-apiserver in %s; 'make test' sets it", assetsVariable)
 	}
+	shared.once.Do(func() { shared.cluster, shared.err = newCluster() })
+	check(t, shared.err)
+	return shared.cluster
+}
+
+func newCluster() (*cluster, error) {
 	ctrl.SetLogger(klog.Background())
-	env := &envtest.Environment{CRDDirectoryPaths: []string{"../../charts/aad-pod-identity/crds"}, ErrorIfCRDPathMissing: true}
-	config, err := env.Start()
+	shared.env = &envtest.Environment{CRDDirectoryPaths: []string{"../../charts/aad-pod-identity/crds"}, ErrorIfCRDPathMissing: true}
+	config, err := shared.env.Start()
 	if err != nil {
-		t.Fatalf("starting the API server: %v", err)
+		return nil, fmt.Errorf("starting the API server: %w", err)
 	}
-	stopCluster = env.Stop
 	config.QPS = -1
 	live, err := NewLiveClient(config)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	c := &cluster{config: config, client: live}
-	for _, namespace := range []string{micNamespace, "other"} {
-		c.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
+	for _, namespace := range []string{micNamespace, "other", "other-default"} {
+		// It is there if the API server is one that was started by hand.
+		err := live.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return nil, err
+		}
 	}
-	running = c
-	return c
+	return &cluster{config: config, client: live}, nil
 }
 
 func (c *cluster) create(t *testing.T, o client.Object) {
@@ -119,8 +132,8 @@ func (c *cluster) clear(t *testing.T) {
 		check(t, client.IgnoreNotFound(c.client.Patch(ctx, a, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))))
 		check(t, client.IgnoreNotFound(c.client.Delete(ctx, a)))
 	}
-	for _, namespace := range []string{"default", "other", micNamespace} {
-		for _, kind := range []client.Object{&corev1.Pod{}, &v1.AzureIdentity{}, &v1.AzureIdentityBinding{}, &corev1.ConfigMap{}, &corev1.Event{}} {
+	for _, namespace := range []string{"default", "other", "other-default", micNamespace} {
+		for _, kind := range []client.Object{&corev1.Pod{}, &v1.AzureIdentity{}, &v1.AzureIdentityBinding{}, &v1.AzurePodIdentityException{}, &corev1.ConfigMap{}, &corev1.Event{}} {
 			check(t, c.client.DeleteAllOf(ctx, kind, client.InNamespace(namespace), client.GracePeriodSeconds(0)))
 		}
 	}
@@ -138,6 +151,14 @@ type scenario struct {
 	mayUse access.MayUse
 	// gates switches the readiness gate on at the next startMIC.
 	gates bool
+	// force confines every identity to its namespace from the next startMIC on.
+	force bool
+	// upgrade of stored objects from the next startMIC on.
+	upgrade *TypeUpgrade
+	// cut, if set, is how many writes the next MIC gets before it dies.
+	cut *int
+	// wire is MIC's connection to the API server and to Azure.
+	wire *wire
 }
 
 func (c *cluster) scenario(t *testing.T) *scenario {
@@ -178,17 +199,28 @@ func (s *scenario) startMIC() {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), klog.Background()))
 	metrics := metric.NewMIC(prometheus.NewRegistry())
-	engine := compute.NewEngine(compute.LedgerStore{Client: s.client, Namespace: micNamespace},
-		compute.NewClient(s.cloud.Credential, arm.ClientOptions(s.cloud, arm.NewBudget(), "test"), nil),
+	s.wire = &wire{}
+	if s.cut != nil {
+		s.wire.cutAfter(*s.cut)
+	}
+	config := rest.CopyConfig(s.config)
+	config.Wrap(s.wire.around)
+	live, err := NewLiveClient(config)
+	check(s.t, err)
+	azureCloud := *s.cloud
+	azureCloud.HTTP = &http.Client{Transport: s.wire.around(s.cloud.HTTP.Transport)}
+	engine := compute.NewEngine(compute.LedgerStore{Client: live, Namespace: micNamespace},
+		compute.NewClient(azureCloud.Credential, arm.ClientOptions(&azureCloud, arm.NewBudget(), "test"), nil),
 		compute.Options{VerifyInterval: time.Hour, Backoff: compute.Backoff{Quick: 1, Interval: 100 * time.Millisecond, First: time.Second, Max: time.Second}})
-	clientset, err := kubernetes.NewForConfig(s.config)
+	clientset, err := kubernetes.NewForConfig(config)
 	check(s.t, err)
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clientset.CoreV1().Events("")})
 	scheme, err := Scheme()
 	check(s.t, err)
-	controllers, err := New(ctx, s.config, s.client, engine, Options{
-		Namespace: micNamespace, ReadinessGate: s.gates, Parallel: 20, Metrics: metrics, SkipNameValidation: true,
+	controllers, err := New(ctx, config, live, engine, Options{
+		Namespace: micNamespace, ForceNamespaced: s.force, ReadinessGate: s.gates, Parallel: 20, Metrics: metrics, SkipNameValidation: true,
+		Settle: 50 * time.Millisecond, Upgrade: s.upgrade,
 		MayUse: s.mayUse, ReviewInterval: 2 * time.Second,
 		Recorder: broadcaster.NewRecorder(scheme, corev1.EventSource{Component: EventComponent}),
 	})
@@ -227,6 +259,14 @@ func (s *scenario) identity(namespace, name string) *v1.AzureIdentity {
 	}
 	s.create(s.t, id)
 	return id
+}
+
+// change writes what an edit changes, whatever MIC wrote to the object meanwhile.
+func (s *scenario) change(o client.Object, edit func()) {
+	s.t.Helper()
+	before := o.DeepCopyObject().(client.Object)
+	edit()
+	check(s.t, s.client.Patch(s.t.Context(), o, client.MergeFrom(before)))
 }
 
 func (s *scenario) bind(namespace, name, identity, selector string) *v1.AzureIdentityBinding {
@@ -272,39 +312,79 @@ func (s *scenario) eventually(what string, state func() string) {
 // onPool waits until exactly these identities are on the scale set.
 func (s *scenario) onPool(want ...string) {
 	s.t.Helper()
+	s.eventually("identities of the scale set", func() string { return s.poolHas(want...) })
+}
+
+// poolHas says what is wrong if others than these identities are on the scale set.
+func (s *scenario) poolHas(want ...string) string { return s.targetHas("pool1", want...) }
+
+func (s *scenario) targetHas(pool string, want ...string) string {
+	s.t.Helper()
 	slices.Sort(want)
-	s.eventually("identities of the scale set", func() string {
-		c, err := s.azure.Compute(azure.VMSSID(testSub, testGroup, "pool1"))
-		check(s.t, err)
-		var got []string
-		for _, a := range c.UserAssigned {
-			got = append(got, a.ID[strings.LastIndex(a.ID, "/")+1:])
-		}
-		if slices.Sort(got); !slices.Equal(got, want) {
-			return fmt.Sprintf("has %q, want %q", got, want)
-		}
-		return ""
-	})
+	c, err := s.azure.Compute(azure.VMSSID(testSub, testGroup, pool))
+	check(s.t, err)
+	var got []string
+	for _, a := range c.UserAssigned {
+		got = append(got, a.ID[strings.LastIndex(a.ID, "/")+1:])
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		return fmt.Sprintf("%s has %q, want %q", pool, got, want)
+	}
+	return ""
 }
 
 // assigned waits until exactly these objects exist, as namespace/name=status.
 func (s *scenario) assigned(want ...string) {
 	s.t.Helper()
+	s.eventually("AzureAssignedIdentities", func() string { return s.assignedAre(want...) })
+}
+
+// assignedAre says what is wrong if others than these objects exist.
+func (s *scenario) assignedAre(want ...string) string {
+	s.t.Helper()
 	slices.Sort(want)
-	s.eventually("AzureAssignedIdentities", func() string {
-		var got []string
-		for _, a := range s.all() {
-			status := a.Status.Status
-			if !a.DeletionTimestamp.IsZero() {
-				status += " deleting"
-			}
-			got = append(got, a.Namespace+"/"+a.Name+"="+status)
+	var got []string
+	for _, a := range s.all() {
+		status := a.Status.Status
+		if !a.DeletionTimestamp.IsZero() {
+			status += " deleting"
 		}
-		if slices.Sort(got); !slices.Equal(got, want) {
-			return fmt.Sprintf("are %q, want %q", got, want)
-		}
-		return ""
-	})
+		got = append(got, a.Namespace+"/"+a.Name+"="+status)
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		return fmt.Sprintf("are %q, want %q", got, want)
+	}
+	return ""
+}
+
+// ledgersAre says what is wrong if there is another number of ledgers.
+func (s *scenario) ledgersAre(want int) string {
+	s.t.Helper()
+	var ledgers corev1.ConfigMapList
+	check(s.t, s.client.List(s.t.Context(), &ledgers, client.InNamespace(micNamespace), client.MatchingLabels{v1.LedgerLabelKey: "true"}))
+	if len(ledgers.Items) != want {
+		return fmt.Sprintf("%d ledgers, want %d", len(ledgers.Items), want)
+	}
+	return ""
+}
+
+// conditionIs says what is wrong if a condition of an object in namespace default
+// has another reason, or is about an older spec.
+func (s *scenario) conditionIs(o client.Object, name, kind, reason string) string {
+	s.t.Helper()
+	check(s.t, client.IgnoreNotFound(s.client.Get(s.t.Context(), types.NamespacedName{Namespace: "default", Name: name}, o)))
+	var all []metav1.Condition
+	switch o := o.(type) {
+	case *v1.AzureIdentity:
+		all = o.Status.Conditions
+	case *v1.AzureIdentityBinding:
+		all = o.Status.Conditions
+	}
+	c := meta.FindStatusCondition(all, kind)
+	if c == nil || c.Reason != reason || c.ObservedGeneration != o.GetGeneration() {
+		return fmt.Sprintf("condition %s of %T %s is %+v, want reason %s", kind, o, name, c, reason)
+	}
+	return ""
 }
 
 func (s *scenario) all() []v1.AzureAssignedIdentity {

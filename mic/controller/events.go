@@ -2,9 +2,12 @@ package controller
 
 import (
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	lru "k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/tools/record"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -23,8 +26,41 @@ const (
 	eventIgnored     = "identity ignored"
 )
 
-// events writes events about an assigned identity to those whom it concerns.
-type events struct{ recorder record.EventRecorder }
+// Bounds of the memory of events. The API server keeps an event for an hour, so one
+// that goes on being true is there all the time if it is written twice in that.
+const (
+	maxEvents   = 20_000
+	eventRepeat = 30 * time.Minute
+)
+
+// events writes events about an assigned identity to those whom it concerns. What
+// was last said to somebody about a thing is not said again for a while: a target is
+// looked at, and an identity that Azure refuses tried, again and again.
+type events struct {
+	recorder record.EventRecorder
+	recent   *lru.LRUExpireCache
+}
+
+func newEvents(recorder record.EventRecorder) events {
+	return events{recorder: recorder, recent: lru.NewLRUExpireCache(maxEvents)}
+}
+
+// recently is a key of events.recent.
+type recently struct {
+	to    corev1.ObjectReference
+	about types.NamespacedName
+}
+
+// write says something to an object about another, and reports whether that was new.
+func (e events) write(to *corev1.ObjectReference, about types.NamespacedName, kind, reason, message string) bool {
+	key, text := recently{*to, about}, reason+": "+message
+	if last, ok := e.recent.Get(key); ok && last == text {
+		return false
+	}
+	e.recent.Add(key, text, eventRepeat)
+	e.recorder.Event(to, kind, reason, message)
+	return true
+}
 
 // applied says that the identity is on the node.
 func (e events) applied(a *v1.AzureAssignedIdentity) {
@@ -54,29 +90,41 @@ func (e events) removedWithNode(a *v1.AzureAssignedIdentity) {
 
 // notReady says why a pod is kept from being Ready.
 func (e events) notReady(p *corev1.Pod, reason, message string) {
-	e.recorder.Event(podReference(p.Namespace, p.Name, p.UID), corev1.EventTypeWarning, reason, message)
+	e.write(podReference(p.Namespace, p.Name, p.UID), types.NamespacedName{}, corev1.EventTypeWarning, reason, message)
 }
 
 // statusError says that the object could not be written.
 func (e events) statusError(a *v1.AzureAssignedIdentity, err error) {
-	e.recorder.Event(a, corev1.EventTypeWarning, eventStatusError, err.Error())
+	to := &corev1.ObjectReference{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureAssignedIdentity, Namespace: a.Namespace, Name: a.Name, UID: a.UID}
+	e.write(to, types.NamespacedName{}, corev1.EventTypeWarning, eventStatusError, err.Error())
 }
 
-// notAllowed says why a binding gives a pod nothing, or nothing new.
-func (e events) notAllowed(b *v1.AzureIdentityBinding, pod *corev1.Pod, why string) {
-	e.recorder.Event(bindingReference(b.Namespace, b.Name, b.UID), corev1.EventTypeWarning, eventApplyError, why)
-	e.recorder.Event(podReference(pod.Namespace, pod.Name, pod.UID), corev1.EventTypeWarning, eventApplyError, why)
+// notApplied says why a binding gives a pod nothing, or nothing new, and reports
+// whether that was new.
+func (e events) notApplied(b *v1.AzureIdentityBinding, pod *corev1.Pod, why string) bool {
+	about := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+	news := e.write(bindingReference(b.Namespace, b.Name, b.UID), about, corev1.EventTypeWarning, eventApplyError, why)
+	about = types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
+	return e.write(podReference(pod.Namespace, pod.Name, pod.UID), about, corev1.EventTypeWarning, eventApplyError, why) || news
 }
 
 // ignored says why an identity is not used.
 func (e events) ignored(id *v1.AzureIdentity, why string) {
-	e.recorder.Event(id, corev1.EventTypeWarning, eventIgnored, why)
+	to := &corev1.ObjectReference{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentity, Namespace: id.Namespace, Name: id.Name, UID: id.UID}
+	e.write(to, types.NamespacedName{}, corev1.EventTypeWarning, eventIgnored, why)
+}
+
+// notUpgraded says why field names of an object stay as they are.
+func (e events) notUpgraded(o *unstructured.Unstructured, reason, why string) {
+	to := &corev1.ObjectReference{APIVersion: v1.GroupVersion.String(), Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUID()}
+	e.write(to, types.NamespacedName{}, corev1.EventTypeWarning, reason, why)
 }
 
 // both addresses those who wrote the binding and those who run the pod.
 func (e events) both(a *v1.AzureAssignedIdentity, kind, reason, message string) {
 	e.binding(a, kind, reason, message)
-	e.recorder.Event(podReference(a.Spec.PodNamespace, a.Spec.Pod, types.UID(a.Annotations[v1.PodUIDAnnotationKey])), kind, reason, message)
+	to := podReference(a.Spec.PodNamespace, a.Spec.Pod, types.UID(a.Annotations[v1.PodUIDAnnotationKey]))
+	e.write(to, types.NamespacedName{Namespace: a.Namespace, Name: a.Name}, kind, reason, message)
 }
 
 func (e events) binding(a *v1.AzureAssignedIdentity, kind, reason, message string) {
@@ -84,7 +132,7 @@ func (e events) binding(a *v1.AzureAssignedIdentity, kind, reason, message strin
 	if b == nil {
 		return
 	}
-	e.recorder.Event(bindingReference(b.Namespace, b.Name, b.UID), kind, reason, message)
+	e.write(bindingReference(b.Namespace, b.Name, b.UID), types.NamespacedName{Namespace: a.Namespace, Name: a.Name}, kind, reason, message)
 }
 
 // The objects that events are about. Neither needs to be at hand as a whole: an

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -13,19 +14,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
 )
 
 // mappers say which pods and places an event concerns. They look things up in
 // caches only, which for a started manager does not fail; if it does the event
 // is lost to the log and the next one, or the drift check, makes up for it.
 type mappers struct {
-	world  *world
-	events events
-	// complain logs an error verbatim, klog.Errorf outside tests: people look for
-	// the line of the troubleshooting guide, in which structured logging would
-	// escape the quotes.
-	complain func(format string, a ...any)
+	world *world
 }
 
 func (m *mappers) failed(ctx context.Context, err error) {
@@ -58,23 +53,60 @@ func (m *mappers) podsOfBinding(ctx context.Context, b *v1.AzureIdentityBinding)
 	return m.podsLabelled(ctx, b.Spec.Selector)
 }
 
-// podsOfIdentity returns the pods that a binding gives an identity. On the way
-// it says that an identity is invalid: here each is seen once for each change.
+// podsOfIdentity returns the pods that a binding gives an identity.
 func (m *mappers) podsOfIdentity(ctx context.Context, id *v1.AzureIdentity) []reconcile.Request {
-	if err := validation.StoredIdentity(id); err != nil && id.DeletionTimestamp.IsZero() {
-		m.complain("Ignoring azure identity %s/%s, error: %v", id.Namespace, id.Name, err)
-		m.events.ignored(id, err.Error())
+	var requests []reconcile.Request
+	for _, b := range m.bindings(ctx, client.MatchingFields{indexBindingIdentity: id.Namespace + "/" + id.Name}) {
+		requests = append(requests, m.podsOfBinding(ctx, &b)...)
 	}
-	var bindings v1.AzureIdentityBindingList
-	if err := m.world.cached.List(ctx, &bindings, client.MatchingFields{indexBindingIdentity: id.Namespace + "/" + id.Name}); err != nil {
+	return requests
+}
+
+func (m *mappers) bindings(ctx context.Context, options ...client.ListOption) []v1.AzureIdentityBinding {
+	var list v1.AzureIdentityBindingList
+	if err := m.world.cached.List(ctx, &list, options...); err != nil {
 		m.failed(ctx, err)
+	}
+	return list.Items
+}
+
+// bindingsOfIdentity returns the bindings that name an identity.
+func (m *mappers) bindingsOfIdentity(ctx context.Context, id *v1.AzureIdentity) []reconcile.Request {
+	all := m.bindings(ctx, client.MatchingFields{indexBindingIdentity: id.Namespace + "/" + id.Name})
+	requests := make([]reconcile.Request, len(all))
+	for i := range all {
+		requests[i].NamespacedName = client.ObjectKeyFromObject(&all[i])
+	}
+	return requests
+}
+
+// bindingsOfPod returns the bindings whose condition PodsMatched a pod may change:
+// it came or it went.
+func (m *mappers) bindingsOfPod(ctx context.Context, p *corev1.Pod, came bool) []reconcile.Request {
+	label := labelOf(p)
+	if label == "" {
 		return nil
 	}
 	var requests []reconcile.Request
-	for i := range bindings.Items {
-		requests = append(requests, m.podsOfBinding(ctx, &bindings.Items[i])...)
+	for _, b := range m.bindings(ctx, client.MatchingFields{indexBindingSelector: label}) {
+		if !came || !meta.IsStatusConditionTrue(b.Status.Conditions, v1.ConditionPodsMatched) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&b)})
+		}
 	}
 	return requests
+}
+
+// identityOfAssigned returns the identity whose condition InUse an assigned identity
+// may change: it came or it went.
+func (m *mappers) identityOfAssigned(ctx context.Context, a *v1.AzureAssignedIdentity, came bool) []reconcile.Request {
+	id, err := m.world.identity(ctx, identityKey(a))
+	if err != nil {
+		m.failed(ctx, err)
+	}
+	if id == nil || (came && meta.IsStatusConditionTrue(id.Status.Conditions, v1.ConditionInUse)) {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: client.ObjectKeyFromObject(id)}}
 }
 
 // podOfAssigned returns the pod of an assigned identity.
@@ -165,6 +197,13 @@ func identityChanges() predicate.TypedPredicate[*v1.AzureIdentity] {
 	}}
 }
 
+// described lets all through that may make an object's own conditions untrue.
+func described[O client.Object]() predicate.TypedPredicate[O] {
+	return predicate.TypedFuncs[O]{UpdateFunc: func(e event.TypedUpdateEvent[O]) bool {
+		return e.ObjectOld.GetResourceVersion() != e.ObjectNew.GetResourceVersion()
+	}}
+}
+
 func nodeChanges() predicate.TypedPredicate[*corev1.Node] {
 	return predicate.TypedFuncs[*corev1.Node]{UpdateFunc: func(e event.TypedUpdateEvent[*corev1.Node]) bool {
 		return e.ObjectOld.Spec.ProviderID != e.ObjectNew.Spec.ProviderID || e.ObjectOld.UID != e.ObjectNew.UID
@@ -178,8 +217,20 @@ func markerChanges() predicate.TypedPredicate[*corev1.ConfigMap] {
 }
 
 func assignedChanges() predicate.TypedPredicate[*v1.AzureAssignedIdentity] {
+	return described[*v1.AzureAssignedIdentity]()
+}
+
+// labelChanges lets pods through that begin or end to ask for something.
+func labelChanges() predicate.TypedPredicate[*corev1.Pod] {
+	return predicate.TypedFuncs[*corev1.Pod]{UpdateFunc: func(e event.TypedUpdateEvent[*corev1.Pod]) bool {
+		return labelOf(e.ObjectOld) != labelOf(e.ObjectNew)
+	}}
+}
+
+// assignedComesAndGoes lets no change through: an object keeps its identity.
+func assignedComesAndGoes() predicate.TypedPredicate[*v1.AzureAssignedIdentity] {
 	return predicate.TypedFuncs[*v1.AzureAssignedIdentity]{UpdateFunc: func(e event.TypedUpdateEvent[*v1.AzureAssignedIdentity]) bool {
-		return e.ObjectOld.ResourceVersion != e.ObjectNew.ResourceVersion
+		return identityKey(e.ObjectOld) != identityKey(e.ObjectNew)
 	}}
 }
 

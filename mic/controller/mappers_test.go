@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
@@ -25,7 +26,7 @@ func indexed(t *testing.T, objects ...client.Object) client.Client {
 	t.Helper()
 	scheme, err := Scheme()
 	check(t, err)
-	b := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
+	b := fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1.AzureIdentity{}, &v1.AzureIdentityBinding{}).WithObjects(objects...)
 	check(t, addIndexes(t.Context(), builderIndexer{b}))
 	return b.Build()
 }
@@ -38,15 +39,23 @@ func (i builderIndexer) IndexField(_ context.Context, o client.Object, field str
 }
 
 func TestAnInvalidIdentityIsLoggedInTheGuidesWords(t *testing.T) {
-	recorder := record.NewFakeRecorder(1)
+	recorder := record.NewFakeRecorder(10)
 	var lines []string
-	m := &mappers{world: &world{cached: indexed(t)}, events: events{recorder}, complain: func(format string, a ...any) {
+	id := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo", UID: "u"}}
+	w := &world{cached: indexed(t, id), namespace: micNamespace}
+	r := &identityReconciler{world: w, conditions: conditionWriter{writer: w.cached.(client.Client)}, events: newEvents(recorder), start: working(), complain: func(format string, a ...any) {
 		lines = append(lines, fmt.Sprintf(format, a...))
 	}}
-	m.podsOfIdentity(t.Context(), &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"}})
+	for range 3 { // the first writes conditions, the others must be silent
+		_, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(id)})
+		check(t, err)
+	}
 	const want = `Ignoring azure identity default/demo, error: Invalid resource id: "", must match /subscriptions/<subid>/resourcegroups/<resourcegroup>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>`
 	if len(lines) != 1 || !strings.HasPrefix(lines[0], want) {
 		t.Errorf("log: %q", lines)
+	}
+	if n := len(recorder.Events); n != 1 {
+		t.Fatalf("%d events", n)
 	}
 	if e := <-recorder.Events; !strings.Contains(e, "Invalid resource id") {
 		t.Errorf("event: %s", e)

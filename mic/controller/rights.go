@@ -26,10 +26,14 @@ func (r *podReconciler) explain(ctx context.Context, pod *corev1.Pod, result bin
 			continue
 		}
 		switch s.Reason {
+		case binding.ReasonSameName:
+			if r.events.notApplied(s.Binding, pod, s.Message) {
+				klog.FromContext(ctx).Info("Two AzureIdentities of one name", logkey.Pod, klog.KObj(pod).String(), logkey.Binding, klog.KObj(s.Binding).String(), logkey.Reason, s.Message)
+			}
 		case binding.ReasonUseForbidden:
-			r.events.notAllowed(s.Binding, pod, s.Message)
+			r.events.notApplied(s.Binding, pod, s.Message)
 		case binding.ReasonUseUnknown:
-			r.events.notAllowed(s.Binding, pod, s.Message)
+			r.events.notApplied(s.Binding, pod, s.Message)
 			klog.FromContext(ctx).Error(errors.New(s.Message), "A right to use an AzureIdentity is not known", logkey.Pod, klog.KObj(pod).String())
 		}
 	}

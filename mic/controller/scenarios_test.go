@@ -202,8 +202,7 @@ func identityChanged(s *scenario) {
 	s.pod("default", "app", "node0", "one")
 	s.assigned("default/app-default-one=Assigned")
 	s.onPool("one")
-	id.Spec = other.Spec
-	check(s.t, s.client.Update(s.t.Context(), id))
+	s.change(id, func() { id.Spec = other.Spec })
 	s.onPool("two")
 	s.assigned("default/app-default-one=Assigned")
 	if got := s.all()[0].Spec.AzureIdentityRef.Spec.ResourceID; got != other.Spec.ResourceID {
@@ -312,8 +311,7 @@ func notAzure(s *scenario) {
 
 func namespaced(s *scenario) {
 	id := s.identity("other", "demo")
-	id.Annotations = map[string]string{v1.BehaviorAnnotationKey: v1.BehaviorNamespaced}
-	check(s.t, s.client.Update(s.t.Context(), id))
+	s.change(id, func() { id.Annotations = map[string]string{v1.BehaviorAnnotationKey: v1.BehaviorNamespaced} })
 	s.bind("other", "demo", "demo", "demo")
 	s.pod("default", "outsider", "node0", "demo")
 	s.pod("other", "app", "node0", "demo")
@@ -363,7 +361,6 @@ func names(s *scenario) {
 	s.bind("default", "demo", "demo", "demo")
 	s.pod("default", "app-other", "node0", "demo")
 	s.assigned("default/app-other-default-demo=Assigned")
-	s.create(s.t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other-default"}})
 	p := s.pod("other-default", "app", "node0", "demo")
 	s.eventually("two objects that are Assigned", func() string {
 		all := s.all()

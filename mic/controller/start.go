@@ -17,12 +17,14 @@ import (
 )
 
 // start is what a replica does on becoming leader, before it works: it reads the
-// ownership ledgers and adopts what the release before this one assigned. It is
-// a manager.Runnable.
+// ownership ledgers, adopts what the release before this one assigned, and upgrades
+// what releases before 1.6.0 stored. It is a manager.Runnable.
 type start struct {
 	world   *world
 	engine  *compute.Engine
 	metrics *metric.MIC
+	// upgrade of stored objects; nil for none.
+	upgrade *typeUpgrade
 	done    chan struct{}
 }
 
@@ -44,10 +46,18 @@ func (s *start) Start(ctx context.Context) error {
 		}
 		return err == nil, nil
 	})
-	if prepared == nil { // else ctx ended
-		close(s.done)
-		<-ctx.Done()
+	if prepared != nil {
+		return nil // ctx ended
 	}
+	upgraded := s.upgrade == nil || s.upgrade.before(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	close(s.done)
+	if !upgraded {
+		s.upgrade.after(ctx)
+	}
+	<-ctx.Done()
 	return nil
 }
 

@@ -90,7 +90,7 @@ func TestAnObjectThatCannotBeWrittenHoldsUpNobody(t *testing.T) {
 	check(t, err)
 	check(t, engine.Adopt(t.Context(), target, []string{going.Spec.AzureIdentityRef.Spec.ResourceID}))
 
-	ev := events{record.NewFakeRecorder(100)}
+	ev := newEvents(record.NewFakeRecorder(100))
 	metrics := metric.NewMIC(prometheus.NewRegistry())
 	w := &world{cached: c, live: c, namespace: "mic"}
 	r := &targetReconciler{

@@ -49,13 +49,19 @@ func fakePods(t *testing.T, funcs interceptor.Funcs, objects ...client.Object) (
 		},
 	})
 	live := interceptor.NewClient(server, funcs)
-	started := &start{done: make(chan struct{})}
-	close(started.done)
+	started := working()
 	return &podReconciler{
 		world: &world{cached: cached, live: live, namespace: "mic"}, writer: live,
-		events: events{record.NewFakeRecorder(100)}, metrics: metric.NewMIC(prometheus.NewRegistry()), start: started, gates: true,
+		events: newEvents(record.NewFakeRecorder(100)), metrics: metric.NewMIC(prometheus.NewRegistry()), start: started, gates: true,
 		reviewInterval: 4 * time.Minute, unknown: unknownRights(),
 	}, server
+}
+
+// working is the start of a leader that is ready.
+func working() *start {
+	s := &start{done: make(chan struct{})}
+	close(s.done)
+	return s
 }
 
 // unlabelledPod is a pod whose label was taken off, and what it had.

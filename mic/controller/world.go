@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -35,6 +36,12 @@ type world struct {
 // podKey is the pod of an assigned identity.
 func podKey(a *v1.AzureAssignedIdentity) types.NamespacedName {
 	return types.NamespacedName{Namespace: a.Spec.PodNamespace, Name: a.Spec.Pod}
+}
+
+// identityKey is the AzureIdentity of an assigned identity.
+func identityKey(a *v1.AzureAssignedIdentity) types.NamespacedName {
+	k := assign.KeyOf(a)
+	return types.NamespacedName{Namespace: k.IdentityNamespace, Name: k.Identity}
 }
 
 // uninstalling says that the release is being removed: nothing is wanted any
@@ -84,15 +91,11 @@ func (w *world) matches(ctx context.Context, p *corev1.Pod) (binding.Result, err
 		Pod:      binding.Pod{Namespace: p.Namespace, Name: p.Name, Label: label, ServiceAccount: account},
 		Bindings: bindings,
 		Identity: func(namespace, name string) *v1.AzureIdentity {
-			var id v1.AzureIdentity
-			err := w.cached.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &id)
-			if err == nil {
-				return &id
+			id, err := w.identity(ctx, types.NamespacedName{Namespace: namespace, Name: name})
+			if err != nil {
+				failed = err
 			}
-			if !apierrors.IsNotFound(err) {
-				failed = fmt.Errorf("reading AzureIdentity %s/%s: %w", namespace, name, err)
-			}
-			return nil
+			return id
 		},
 		Valid:           validation.StoredIdentity,
 		ForceNamespaced: w.forceNamespaced,
@@ -111,6 +114,44 @@ func (w *world) matches(ctx context.Context, p *corev1.Pod) (binding.Result, err
 		return binding.Result{}, failed
 	}
 	return result, nil
+}
+
+// identity returns an AzureIdentity, or nil.
+func (w *world) identity(ctx context.Context, key types.NamespacedName) (*v1.AzureIdentity, error) {
+	var id v1.AzureIdentity
+	err := w.cached.Get(ctx, key, &id)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading AzureIdentity %s: %w", key, err)
+	}
+	return &id, nil
+}
+
+// identityInUse says whether there is an assigned identity of an identity.
+func (w *world) identityInUse(ctx context.Context, key types.NamespacedName) (bool, error) {
+	var list v1.AzureAssignedIdentityList
+	if err := w.cached.List(ctx, &list, client.MatchingFields{indexAssignedIdentity: key.String()}, client.Limit(1)); err != nil {
+		return false, fmt.Errorf("listing assigned identities of %s: %w", key, err)
+	}
+	return len(list.Items) > 0, nil
+}
+
+// podsSelected says where there are pods with the label that a binding selects.
+func (w *world) podsSelected(ctx context.Context, b *v1.AzureIdentityBinding) (podsSeen, error) {
+	var seen podsSeen
+	if b.Spec.Selector == "" {
+		return seen, nil
+	}
+	for namespace, found := range map[string]*bool{b.Namespace: &seen.own, metav1.NamespaceAll: &seen.others} {
+		var list corev1.PodList
+		if err := w.cached.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{indexPodLabel: b.Spec.Selector}, client.Limit(1)); err != nil {
+			return seen, fmt.Errorf("listing pods with label %q: %w", b.Spec.Selector, err)
+		}
+		*found = len(list.Items) > 0
+	}
+	return seen, nil
 }
 
 // gives says whether an assigned identity is there to stay and gives a pod an
