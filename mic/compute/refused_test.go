@@ -1,0 +1,253 @@
+package compute
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
+	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+)
+
+// pools makes more scale sets.
+func (w *world) pools(n int) []resourceid.Compute {
+	w.t.Helper()
+	var all []resourceid.Compute
+	for i := range n {
+		pool := w.pool
+		pool.Name = fmt.Sprintf("set%03d", i)
+		must(w.azure.PutCompute(azure.Compute{ID: pool.String()}))
+		all = append(all, pool)
+	}
+	return all
+}
+
+func TestARefusedIdentityIsTriedOnOneTargetOnly(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	good, bad := w.identity("good"), azure.IdentityID(testSub, testGroup, "late")
+	key := resourceid.Key(bad)
+	pools := w.pools(20)
+	var woken []string
+	w.engine.OnRecovery(func(c resourceid.Compute) { woken = append(woken, c.Name) })
+	pass := func() (results []Result) {
+		for _, pool := range pools {
+			results = append(results, w.sure(pool, good, bad))
+		}
+		return results
+	}
+	for i, r := range pass() {
+		f, failed := r.Failed[key]
+		if !failed || f.Code != "FailedIdentityOperation" || f.Fresh != (i == 0) || r.RetryAfter != time.Second || !r.Present[resourceid.Key(good)] {
+			t.Fatalf("scale set %d: %+v", i, r)
+		}
+	}
+	tried := func() int {
+		n := 0
+		for _, c := range w.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate}) {
+			if strings.Contains(c.Body, "late") {
+				n++
+			}
+		}
+		return n
+	}
+	if n := tried(); n != 1 {
+		t.Errorf("the identity was tried %d times on 20 scale sets, want 1", n)
+	}
+	if n := w.engine.Refused(); n != 1 {
+		t.Errorf("%d identities are refused, want 1", n)
+	}
+	// Each time its backoff is over, one tries it.
+	for i := range 3 {
+		w.now = w.now.Add(5 * time.Minute)
+		pass()
+		if n := tried(); n != 2+i {
+			t.Errorf("tried %d times after %d backoffs", n, i+1)
+		}
+	}
+	// It works: those that wait are told, and need not wait for their time.
+	w.identity("late")
+	w.now = w.now.Add(5 * time.Minute)
+	w.sure(pools[7], good, bad)
+	if len(woken) != 19 || slices.Contains(woken, pools[7].Name) {
+		t.Errorf("woken: %q", woken)
+	}
+	for _, r := range pass() {
+		if len(r.Failed) != 0 || !r.Present[key] {
+			t.Fatalf("after the recovery: %+v", r)
+		}
+	}
+}
+
+func TestARefusalThatNamesNobodyIsOneTargetsMatterUntilTheSecond(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	good, odd := w.identity("good"), w.identity("odd")
+	pools := w.pools(4)
+	must(w.azure.AddFault(azure.Fault{Operation: azure.OpVMSSUpdate, Match: "set000", BodyMatch: "/odd", Status: 400, Code: "InvalidParameter", Message: "not here"}))
+	w.sure(pools[0], good, odd)
+	if r := w.sure(pools[1], good, odd); len(r.Failed) != 0 {
+		t.Errorf("one scale set's trouble reaches another: %+v", r.Failed)
+	}
+	must(w.azure.AddFault(azure.Fault{Operation: azure.OpVMSSUpdate, BodyMatch: "/odd", Status: 400, Code: "InvalidParameter", Message: "nowhere"}))
+	w.now = w.now.Add(time.Second)
+	w.sure(pools[0], good, odd)
+	w.sure(pools[2], good, odd)
+	before := w.calls(azure.OpVMSSUpdate)
+	if r := w.sure(pools[3], good, odd); len(r.Failed) != 1 {
+		t.Errorf("result %+v", r)
+	}
+	w.has(pools[3], "good")
+	if n := w.calls(azure.OpVMSSUpdate) - before; n != 1 {
+		t.Errorf("%d PATCHes of the fourth scale set, want 1", n)
+	}
+}
+
+func TestAnIdentityThatIsNeededAgainIsTriedAtOnce(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	bad := azure.IdentityID(testSub, testGroup, "late")
+	w.sure(w.pool, bad)
+	w.sure(w.pool)
+	w.identity("late")
+	if r := w.sure(w.pool, bad); !r.Present[resourceid.Key(bad)] {
+		t.Errorf("result %+v", r)
+	}
+}
+
+func TestAnotherCredentialIsTriedAtOnce(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	foreign := must(w.azure.PutIdentity(azure.Identity{ID: azure.IdentityID(testSub, "elsewhere", "foreign")})).ID
+	w.sure(w.pool, foreign)
+	scope := "/subscriptions/" + testSub + "/resourceGroups/" + testGroup
+	try(t, w.azure.Revoke(azure.Role{PrincipalID: w.app.ObjectID, Role: azure.RoleVirtualMachineContributor, Scope: scope}))
+	if _, err := w.reconcile(w.vm, w.identity("a")); !arm.IsForbidden(err) {
+		t.Fatalf("error %v", err)
+	}
+	woken := 0
+	w.engine.OnRecovery(func(resourceid.Compute) { woken++ })
+	try(t, w.azure.Grant(azure.Role{PrincipalID: w.app.ObjectID, Role: azure.RoleVirtualMachineContributor, Scope: scope}))
+	try(t, w.azure.Grant(azure.Role{PrincipalID: w.app.ObjectID, Role: azure.RoleManagedIdentityOperator, Scope: foreign}))
+	w.engine.SetClient(w.engine.client.Load())
+	if woken != 2 {
+		t.Errorf("%d targets are woken, want 2", woken)
+	}
+	w.sure(w.pool, foreign)
+	w.has(w.pool, "foreign")
+	w.sure(w.vm, w.identity("a"))
+	w.has(w.vm, "a")
+}
+
+func TestTheMissingRoleIsNamed(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	foreign := must(w.azure.PutIdentity(azure.Identity{ID: azure.IdentityID(testSub, "elsewhere", "foreign")})).ID
+	f := w.sure(w.pool, foreign, w.identity("good")).Failed[resourceid.Key(foreign)]
+	want := `az role assignment create --role "Managed Identity Operator" --assignee-object-id ` + w.app.ObjectID + ` --assignee-principal-type ServicePrincipal --scope "` + foreign + `"`
+	if !strings.HasSuffix(f.Text(), want) || !strings.HasPrefix(f.Text(), "LinkedAuthorizationFailed: ") || f.CorrelationID == "" {
+		t.Errorf("failure %+v", f)
+	}
+	// Where ARM does not say who the caller is, the token does.
+	must(w.azure.AddFault(azure.Fault{Operation: azure.OpVMGet, Status: 403, Code: "AuthorizationFailed", Message: "may not perform action 'Microsoft.Compute/virtualMachines/read' over scope '" + w.vm.String() + "'"}))
+	_, err := w.reconcile(w.vm, foreign)
+	if want := `--role "Virtual Machine Contributor" --assignee-object-id ` + w.app.ObjectID; err == nil || !strings.Contains(explanation(err), want) {
+		t.Errorf("error %v: %s", err, explanation(err))
+	}
+}
+
+func TestATargetAtFaultIsLeftAlone(t *testing.T) {
+	for name, fault := range map[string]azure.Fault{
+		"it takes no PATCH":             {Status: 400, Code: "InvalidParameter", Message: "the image is gone"},
+		"a lock is on it":               {Status: 409, Code: "ScopeLocked", Message: "locked"},
+		"MIC may not change it":         {Status: 403, Code: "AuthorizationFailed", Message: "no"},
+		"its operations all fail":       {Async: true, Code: "InternalExecutionError", Message: "sorry"},
+		"another update is on it":       {Status: 409, Code: "OperationNotAllowed", Message: "in progress"},
+		"its resource provider is down": {Status: 500, Code: "InternalServerError", Message: "sorry"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, azure.Settings{})
+			var ids []string
+			for i := range 16 {
+				ids = append(ids, w.identity(fmt.Sprintf("id%02d", i)))
+			}
+			fault.ID, fault.Operation = "sick", azure.OpVMSSUpdate
+			must(w.azure.AddFault(fault))
+			result, err := w.reconcile(w.pool, ids...)
+			if err == nil || len(result.Failed) != 0 || result.Waiting {
+				t.Fatalf("error %v, result %+v: no identity is to blame", err, result)
+			}
+			if n := w.calls(azure.OpVMSSUpdate); n > 12 {
+				t.Errorf("%d PATCHes to find out", n)
+			}
+			// Events come and go; ARM hears nothing before its time.
+			before := w.armCalls()
+			for i := range ids {
+				again, err := w.reconcile(w.pool, ids[i:]...)
+				if err == nil || !again.Waiting || again.RetryAfter != result.RetryAfter {
+					t.Fatalf("error %v, result %+v", err, again)
+				}
+			}
+			if n := w.armCalls() - before; n != 0 {
+				t.Errorf("%d calls during the hold", n)
+			}
+			// Others do not suffer, and all is well once it is.
+			w.sure(w.vm, ids[0])
+			w.azure.RemoveFault("sick")
+			w.now = w.now.Add(result.RetryAfter)
+			w.sure(w.pool, ids...)
+			w.ledgerIs(w.pool, w.plus(w.pool)...)
+			if n := len(must(w.azure.Compute(w.pool.String())).UserAssigned); n != len(ids) {
+				t.Errorf("%d identities, want %d", n, len(ids))
+			}
+		})
+	}
+}
+
+// plus is what is on a target as the ledger says that MIC added it.
+func (w *world) plus(target resourceid.Compute) []string {
+	var names []string
+	for _, a := range must(w.azure.Compute(target.String())).UserAssigned {
+		names = append(names, "+"+a.ID[strings.LastIndex(a.ID, "/")+1:])
+	}
+	return names
+}
+
+func TestAGoodOneAmongManyUnnamedBadOnesIsFound(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	var want []string
+	for i := range 10 {
+		want = append(want, w.identity(fmt.Sprintf("bad%d", i)))
+	}
+	want = append(want, w.identity("zgood"))
+	must(w.azure.AddFault(azure.Fault{Operation: azure.OpVMSSUpdate, BodyMatch: "/bad", Status: 400, Code: "InvalidParameter", Message: "something is wrong"}))
+	for range 5 {
+		result, err := w.reconcile(w.pool, want...)
+		if err == nil {
+			break
+		}
+		w.now = w.now.Add(result.RetryAfter)
+	}
+	w.has(w.pool, "zgood")
+}
+
+func TestAnIdentityThatVanishedFromAzureHoldsUpNobody(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	gone, b := w.identity("gone"), w.identity("b")
+	w.sure(w.pool, gone)
+	// ARM refuses every change of a scale set that has it, and a GET shows it as if
+	// nothing were amiss.
+	must(w.azure.AddFault(azure.Fault{
+		Operation: azure.OpVMSSUpdate, BodyMatch: `{"` + b + `":{}}`, Status: 400, Code: "FailedIdentityOperation",
+		Message: "Identity operation failed: Resource '" + strings.ToLower(gone) + "' was not found.",
+	}))
+	w.sure(w.pool, gone, b)
+	w.has(w.pool, "b")
+	w.ledgerIs(w.pool, "+b")
+}
+
+func explanation(err error) string {
+	var e *arm.Error
+	if !asARM(err, &e) {
+		return ""
+	}
+	return e.Explanation()
+}
