@@ -64,18 +64,25 @@ func (a *azureAccess) client() *compute.Client {
 	})
 }
 
-// reopen reads azure.json again. One that is wrong, or half written, changes
-// nothing.
-func (a *azureAccess) reopen(ctx context.Context, engine *compute.Engine) {
+// watch reads azure.json, and the files of a custom cloud, again whenever they
+// change.
+func (a *azureAccess) watch(ctx context.Context, engine *compute.Engine, interval time.Duration) {
+	cloud.Watch(ctx, a.options.cloudOptions().Files(), a.cloud.Load().Read, interval, func() bool { return a.reopen(ctx, engine) })
+}
+
+// reopen reads the configuration again. One that is wrong, or half written,
+// changes nothing.
+func (a *azureAccess) reopen(ctx context.Context, engine *compute.Engine) bool {
 	log := klog.FromContext(ctx)
 	c, err := cloud.Open(a.options.cloudOptions())
 	if err != nil {
 		log.Error(err, "The cloud configuration changed and is not usable; the old one stays in use", logkey.File, a.options.cloudConfig)
-		return
+		return false
 	}
 	a.cloud.Store(c)
 	engine.SetClient(a.client())
 	log.Info("The cloud configuration changed and is in use", logkey.File, a.options.cloudConfig)
+	return true
 }
 
 // immutable says which identities are never removed: those of the flag, and the

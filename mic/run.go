@@ -19,7 +19,6 @@ import (
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/access"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
@@ -93,12 +92,10 @@ func serve(ctx context.Context, o *options) error {
 	for _, server := range o.Servers(probes(controllers, lock, o.leaderDuration), ctrlmetrics.Registry) {
 		g.Go(func() error { return server(ctx) })
 	}
-	if o.cloudConfig != "" {
-		g.Go(func() error {
-			cloud.Watch(ctx, o.cloudConfig, configPoll, func() { azure.reopen(ctx, engine) })
-			return nil
-		})
-	}
+	g.Go(func() error {
+		azure.watch(ctx, engine, configPoll)
+		return nil
+	})
 	g.Go(func() error {
 		if err := controllers.Manager.Start(ctx); err != nil {
 			if ctx.Err() == nil && controllers.Elected() {

@@ -176,10 +176,13 @@ func TestWatchSeesEveryKindOfReplacement(t *testing.T) {
 		}
 	}
 	put("azure.json", "one")
+	if !ReadFiles(path).changed(ReadFiles()) || ReadFiles(path, "", filepath.Join(dir, "absent")).changed(ReadFiles(path)) {
+		t.Error("what was read is not told from what was not")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		changes := 0
-		go Watch(ctx, path, time.Second, func() { changes++ })
+		changes, usable := 0, true
+		go Watch(ctx, []string{path, filepath.Join(dir, "ca.pem")}, ReadFiles(path), time.Second, func() bool { changes++; return usable })
 		synctest.Wait()
 		for _, step := range []struct {
 			what string
@@ -193,10 +196,15 @@ func TestWatchSeesEveryKindOfReplacement(t *testing.T) {
 			{"missing for a while", func() { try(os.Remove(path)) }, 2},
 			{"back as it was", func() { put("azure.json", "three") }, 2},
 			{"a symbolic link to another", func() { put("other", "four"); try(os.Remove(path)); try(os.Symlink("other", path)) }, 3},
-			{"half written", func() { put("other", "") }, 3},
+			{"empty for a while", func() { put("other", "") }, 3},
+			{"another file that it is read with", func() { put("ca.pem", "one") }, 4},
+			{"half written", func() { usable = false; put("other", "fi") }, 5},
+			{"still half written", func() {}, 6},
+			{"written", func() { usable = true; put("other", "five") }, 7},
+			{"nothing again", func() {}, 7},
 		} {
 			step.do()
-			<-time.After(1500 * time.Millisecond)
+			<-time.After(1000 * time.Millisecond)
 			synctest.Wait()
 			if changes != step.want {
 				t.Errorf("%s: %d changes seen, want %d", step.what, changes, step.want)

@@ -23,6 +23,17 @@ type Options struct {
 	Getenv func(string) string
 }
 
+// Files returns the paths of the files that the configuration is read from.
+func (o Options) Files() []string {
+	var paths []string
+	for _, path := range []string{o.ConfigFile, o.EnvironmentFile, o.CAFile} {
+		if path != "" {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
 // Cloud is an Azure to work with. It is immutable: a changed configuration file
 // makes a new one.
 type Cloud struct {
@@ -34,11 +45,14 @@ type Cloud struct {
 	HTTP *http.Client
 	// Credential signs in as the cluster.
 	Credential azcore.TokenCredential
+	// Read are the files that all this was made of, as they were before.
+	Read Files
 }
 
 // Open reads the configuration and makes the credential. It calls nobody, so a
 // wrong secret shows at the first token only.
 func Open(o Options) (*Cloud, error) {
+	read := ReadFiles(o.Files()...)
 	var config *Config
 	var err error
 	if o.ConfigFile != "" {
@@ -61,7 +75,7 @@ func Open(o Options) (*Cloud, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cloud configuration (%s): %w", config.source, err)
 	}
-	return &Cloud{Config: config, Environment: environment, HTTP: client, Credential: credential}, nil
+	return &Cloud{Config: config, Environment: environment, HTTP: client, Credential: credential, Read: read}, nil
 }
 
 // NewCredential returns the credential of the configuration: a managed identity
