@@ -18,7 +18,7 @@ import (
 // debianFiles collects the programs, libraries and configuration of installed packages, the
 // shared libraries these load, and the links that update-alternatives made to them.
 func debianFiles(ctx context.Context, packages []string) ([]File, error) {
-	c := &collector{ctx: ctx, files: map[string]File{}}
+	c := &collector{ctx: ctx, files: map[string]File{}, needs: map[string]struct{}{}}
 	for _, p := range packages {
 		listed, err := output(ctx, "dpkg-query", "--listfiles", p)
 		if err != nil {
@@ -30,6 +30,11 @@ func debianFiles(ctx context.Context, packages []string) ([]File, error) {
 					return nil, fmt.Errorf("package %s: %w", p, err)
 				}
 			}
+		}
+	}
+	for len(c.dynamic) > 0 {
+		if err := c.addLibraries(); err != nil {
+			return nil, err
 		}
 	}
 	if err := c.addAlternatives("/usr/bin", "/usr/sbin"); err != nil {
@@ -63,9 +68,13 @@ func wanted(file string) bool {
 type collector struct {
 	ctx   context.Context
 	files map[string]File
+	// dynamic are programs and libraries of which the libraries are not collected yet: one
+	// for all that need the same, since ldd runs each and iptables has 120 of a kind.
+	dynamic []string
+	needs   map[string]struct{}
 }
 
-// add takes a regular file with its libraries, or a link with its target; directories come by themselves.
+// add takes a regular file, or a link with its target; directories come by themselves.
 func (c *collector) add(file string) error {
 	dir, err := filepath.EvalSymlinks(filepath.Dir(file))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -102,32 +111,60 @@ func (c *collector) add(file string) error {
 		return nil
 	}
 	c.files[resolved] = File{Path: resolved, Source: resolved}
-	return c.addLibraries(resolved)
+	needs, err := neededLibraries(resolved)
+	if err != nil {
+		return err
+	}
+	if _, known := c.needs[needs]; needs != "" && !known {
+		c.needs[needs] = struct{}{}
+		c.dynamic = append(c.dynamic, resolved)
+	}
+	return nil
 }
 
-// addLibraries adds what the dynamic linker would load for a program or library.
-func (c *collector) addLibraries(file string) error {
+// neededLibraries is the same for files that load the same libraries from the same places,
+// and empty for one that loads none.
+func neededLibraries(file string) (string, error) {
 	binary, err := elf.Open(file)
 	if err != nil {
 		if _, ok := errors.AsType[*elf.FormatError](err); ok {
-			return nil // a script or data
+			return "", nil // a script or data
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil // too short to be one
+			return "", nil // too short to be one
 		}
-		return fmt.Errorf("reading %s: %w", file, err)
+		return "", fmt.Errorf("reading %s: %w", file, err)
 	}
 	defer func() { _ = binary.Close() }()
-	if libraries, err := binary.ImportedLibraries(); err == nil && len(libraries) == 0 {
-		return nil
+	var needs []string
+	for _, tag := range []elf.DynTag{elf.DT_NEEDED, elf.DT_RPATH, elf.DT_RUNPATH} {
+		values, err := binary.DynString(tag)
+		if err != nil {
+			return "", fmt.Errorf("reading what %s loads: %w", file, err)
+		}
+		if tag == elf.DT_NEEDED && len(values) == 0 {
+			return "", nil
+		}
+		needs = append(needs, tag.String()+"="+strings.Join(values, ","))
+		if tag != elf.DT_NEEDED && len(values) > 0 {
+			needs = append(needs, filepath.Dir(file)) // $ORIGIN
+		}
 	}
-	listed, err := output(c.ctx, "ldd", file)
+	return binary.Class.String() + " " + strings.Join(needs, " "), nil
+}
+
+// addLibraries adds what the dynamic linker would load for the collected programs and
+// libraries.
+func (c *collector) addLibraries() error {
+	files := c.dynamic
+	c.dynamic = nil
+	listed, err := output(c.ctx, "ldd", files...)
 	if err != nil {
-		return fmt.Errorf("finding the libraries of %s: %w", file, err)
+		return fmt.Errorf("finding libraries: %w", err)
 	}
 	found, err := parseLDD(listed)
 	if err != nil {
-		return fmt.Errorf("finding the libraries of %s: %w", file, err)
+		return fmt.Errorf("finding libraries: %w", err)
 	}
 	for _, library := range found {
 		if err := c.add(library); err != nil {
@@ -137,13 +174,19 @@ func (c *collector) addLibraries(file string) error {
 	return nil
 }
 
-// parseLDD returns the absolute paths in ldd's output; a library that is missing is an error.
+// parseLDD returns the absolute paths of libraries in ldd's output about one file, or about
+// several, each after a line with its name; a library that is missing is an error.
 func parseLDD(text string) ([]string, error) {
 	var paths []string
+	of := ""
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
+		if strings.HasSuffix(line, ":") {
+			of = line + " "
+			continue
+		}
 		if strings.Contains(line, "not found") {
-			return nil, fmt.Errorf("%s", line)
+			return nil, fmt.Errorf("%s%s", of, line)
 		}
 		if _, after, ok := strings.Cut(line, "=> "); ok {
 			line = after

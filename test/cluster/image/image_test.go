@@ -189,13 +189,22 @@ func TestDebianFilesBringTheirLibraries(t *testing.T) {
 }
 
 func TestParseLDD(t *testing.T) {
-	got, err := parseLDD("\tlinux-vdso.so.1 (0x00007ffd)\n\tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n")
-	want := []string{"/lib/x86_64-linux-gnu/libmnl.so.0", "/lib64/ld-linux-x86-64.so.2"}
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %q, %v, want %q", got, err, want)
-	}
-	if _, err := parseLDD("\tlibmissing.so.1 => not found\n"); err == nil {
-		t.Error("a missing library was accepted")
+	const text = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n"
+	libraries := []string{"/lib/x86_64-linux-gnu/libmnl.so.0", "/lib64/ld-linux-x86-64.so.2"}
+	for name, tt := range map[string]struct {
+		text, err string
+		want      []string
+	}{
+		"one file":          {text: text, want: libraries},
+		"several files":     {text: "/usr/sbin/a:\n" + text + "/usr/lib/b.so:\n" + text, want: append(slices.Clone(libraries), libraries...)},
+		"a missing library": {text: "/usr/sbin/a:\n" + text + "/usr/lib/b.so:\n\tlibmissing.so.1 => not found\n", err: "/usr/lib/b.so: libmissing.so.1 => not found"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseLDD(tt.text)
+			if (err == nil) != (tt.err == "") || err != nil && err.Error() != tt.err || !slices.Equal(got, tt.want) {
+				t.Errorf("got %q, %v, want %q, %s", got, err, tt.want, tt.err)
+			}
+		})
 	}
 }
 
