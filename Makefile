@@ -16,6 +16,9 @@ RUN     ?= .
 # ONLY selects benchmarks, FUZZTIME is the time for one fuzz target.
 ONLY     ?=
 FUZZTIME ?= 10m
+# HISTORIES is how many random histories make model tries, SEED that of the first.
+HISTORIES ?= 1000
+SEED      ?= 1
 
 # One way to build for everything, so that the build cache serves images, tests
 # and linters alike; only the race detector needs cgo.
@@ -84,8 +87,13 @@ SOAKS := TestAppliesDuringRotationAndRestart|TestSelfSignedCertificates
 soak: ## Tests that the everyday runs shorten, at full size
 	@SOAK=1 $(MAKE) e2e RUN='$(SOAKS)'
 
+.PHONY: model
+model: prerequisites ## MIC beside a model of it: HISTORIES (1000) random histories from SEED (1), and killed at each of its calls
+	@assets=$$($(localcluster) binaries) && KUBEBUILDER_ASSETS=$$assets PATH="$$assets:$$PATH" \
+		$(GO) test ./test/model -count=1 -v -timeout 6h -args -histories=$(HISTORIES) -seed=$(SEED) -every=1
+
 .PHONY: bench
-bench: prerequisites ## The figures of the design beside their baselines; ONLY=admission selects
+bench: prerequisites ## The figures of the design beside their baselines; ONLY=admission, ONLY=mic or ONLY=mic-burst selects
 	@assets=$$($(localcluster) binaries) && $(GO) run ./test/bench --assets="$$assets" --only='$(ONLY)'
 
 .PHONY: fuzz
