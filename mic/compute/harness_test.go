@@ -2,7 +2,9 @@ package compute
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	azcloud "github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/arm"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
@@ -48,6 +51,24 @@ type world struct {
 	onLedger func() error
 	// afterPatch, if set, runs after each PATCH.
 	afterPatch func()
+	// effect, if set, runs before and after each call to ARM and each write of a
+	// ledger. An error keeps the call from being made, or its answer from arriving.
+	effect func(before bool) error
+}
+
+// Do implements policy.Policy: the tests' place between MIC and ARM.
+func (w *world) Do(req *policy.Request) (*http.Response, error) {
+	if w.effect == nil {
+		return req.Next()
+	}
+	if err := w.effect(true); err != nil {
+		return nil, err
+	}
+	response, err := req.Next()
+	if killed := w.effect(false); killed != nil {
+		return nil, killed
+	}
+	return response, err
 }
 
 // emulator is Azure for all tests of the package, one after another: to make its
@@ -87,30 +108,29 @@ func newWorld(t *testing.T, settings azure.Settings) *world {
 	credential := must(cloud.NewCredential(config, environment, e.HTTPClient()))
 	w.cloud = &cloud.Cloud{Config: config, Environment: environment, HTTP: e.HTTPClient(), Credential: credential}
 
-	write := func() error {
+	write := func(do func() error) error {
 		if w.onLedger != nil {
-			return w.onLedger()
+			if err := w.onLedger(); err != nil {
+				return err
+			}
 		}
-		return nil
+		if w.effect == nil {
+			return do()
+		}
+		if err := w.effect(true); err != nil {
+			return err
+		}
+		return errors.Join(do(), w.effect(false))
 	}
 	w.cluster = interceptor.NewClient(fake.NewClientBuilder().Build(), interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-			if err := write(); err != nil {
-				return err
-			}
-			return c.Create(ctx, o, opts...)
+			return write(func() error { return c.Create(ctx, o, opts...) })
 		},
 		Update: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
-			if err := write(); err != nil {
-				return err
-			}
-			return c.Update(ctx, o, opts...)
+			return write(func() error { return c.Update(ctx, o, opts...) })
 		},
 		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
-			if err := write(); err != nil {
-				return err
-			}
-			return c.Delete(ctx, o, opts...)
+			return write(func() error { return c.Delete(ctx, o, opts...) })
 		},
 	})
 	w.restart()
@@ -123,6 +143,7 @@ func (w *world) restart() {
 	w.budget = arm.NewBudget()
 	options := arm.ClientOptions(w.cloud, w.budget, "aad-pod-identity/MIC/test")
 	options.Retry.RetryDelay = time.Millisecond
+	options.PerRetryPolicies = append(options.PerRetryPolicies, w)
 	c := NewClient(w.cloud.Credential, options, func(operation string, _ time.Duration, _ error) {
 		if w.afterPatch != nil && operation == metric.OpVMSSUpdate {
 			w.afterPatch()

@@ -154,13 +154,16 @@ const freshFor = 10 * time.Second
 // refresh reads the target unless what is known of it is good enough to be
 // changed. It fails with errStop if there is nothing to change.
 //
-// Without an ETag it never is: the type of a PATCH says what the target has
+// It is not while somebody else's operation runs, such as that of the leader
+// before: what ARM shows then is not what will be.
+//
+// Without an ETag it never is either: the type of a PATCH says what the target has
 // besides, and one from stale knowledge would drop a system-assigned identity
 // that somebody just enabled.
 func (p *pass) refresh(ctx context.Context) error {
 	now := p.e.options.Now()
 	k := p.s.known
-	if k != nil && k.etag != "" && now.Before(p.s.verifyAt) && now.Before(p.s.learnt.Add(freshFor)) && (!k.answered || p.e.answers.trusted(now)) {
+	if k != nil && !k.changing && k.etag != "" && now.Before(p.s.verifyAt) && now.Before(p.s.learnt.Add(freshFor)) && (!k.answered || p.e.answers.trusted(now)) {
 		if k.deleting {
 			return errStop
 		}
@@ -284,6 +287,9 @@ func ahead(l *Ledger, want map[string]string, known *resource, adds []string) *L
 // nobody's, and whom nobody needs is not worth a record unless it is to be
 // removed. A target that was not read, because nothing of MIC's is on it, loses
 // the latter too: a ledger that stays would hold up an uninstallation for good.
+//
+// What a target lacks while an operation on it runs may be just what the
+// operation adds, begun by a leader that is no more.
 func (p *pass) settle(ctx context.Context) error {
 	next := p.s.ledger.clone()
 	if p.gone {
@@ -295,7 +301,7 @@ func (p *pass) settle(ctx context.Context) error {
 			break
 		}
 		e, there := p.s.known.identities[key]
-		if !there || (p.prune && !p.needed[key] && p.immutable(e)) {
+		if (!there && !p.s.known.changing) || (there && p.prune && !p.needed[key] && p.immutable(e)) {
 			delete(next.Added, key)
 		}
 	}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"golang.org/x/time/rate"
 )
 
 // transport answers without a network.
@@ -217,4 +219,52 @@ func TestWhichAnswersPauseEverybody(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A hundred targets want five writes each, while others use half of what ARM
+// allows the principal, so that the budget here is twice the real one.
+func TestAClusterUnder429Progresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget()
+		real := rate.NewLimiter(writeRefill/2, writeBucket/2)
+		var sent, refused atomic.Int64
+		server := func(r *http.Request) (*http.Response, error) {
+			sent.Add(1)
+			time.Sleep(time.Second)
+			a := response(200, "{}")
+			if !real.Allow() {
+				refused.Add(1)
+				a = response(429, "{}", "Retry-After", "10")
+			}
+			a.Request = r
+			return a, nil
+		}
+		start := time.Now()
+		var g sync.WaitGroup
+		for range 100 {
+			g.Go(func() {
+				for done := 0; done < 5; {
+					err := send(t, b, http.MethodPatch, "/subscriptions/one/x", server)
+					if after, throttled := IsThrottled(err); throttled {
+						time.Sleep(after)
+						continue
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					done++
+				}
+			})
+		}
+		g.Wait()
+		took := time.Since(start)
+		if limit := writeBucket + int64(took.Seconds()+1)*writeRefill; sent.Load() > limit {
+			t.Errorf("%d writes in %s, the budget allows %d", sent.Load(), took, limit)
+		}
+		t.Logf("%d of %d writes refused in %s", refused.Load(), sent.Load(), took)
+		if took > 3*time.Minute {
+			t.Errorf("500 writes took %s, ARM allows them in %s", took, 400/(writeRefill/2)*time.Second)
+		}
+	})
 }
