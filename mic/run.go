@@ -40,6 +40,7 @@ const longestAnswer = 10 * time.Second
 // serve runs MIC until ctx ends or it loses the lead.
 func serve(ctx context.Context, o *options) error {
 	log := klog.FromContext(ctx)
+	limitGarbage(o.getenv)
 	log.Info("Starting MIC", logkey.Version, version.Version, logkey.Namespace, o.namespace)
 	config, err := kubernetesConfig(o)
 	if err != nil {

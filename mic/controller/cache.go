@@ -3,13 +3,15 @@ package controller
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -38,7 +40,7 @@ const (
 	indexPodNode          = "spec.nodeName"      // pods by node
 	indexBindingSelector  = "spec.selector"      // bindings by selector
 	indexBindingIdentity  = "spec.azureIdentity" // bindings by namespace/identity
-	indexAssignedPod      = "pod"                // assigned identities by namespace/pod
+	indexAssignedPod      = "pod"                // assigned identities by podBucket
 	indexAssignedNode     = "spec.nodename"      // assigned identities by node
 	indexAssignedIdentity = "identity"           // assigned identities by namespace/identity
 	indexNodeTarget       = "target"             // nodes by key of VM or scale set
@@ -53,72 +55,20 @@ func cacheOptions(namespace string) (cache.Options, error) {
 	if err != nil {
 		return cache.Options{}, fmt.Errorf("selector of labelled pods: %w", err)
 	}
-	shared := ptr.To(true)
+	shared, reduce := ptr.To(true), newReducer()
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}:               {Label: labels.NewSelector().Add(*labelled), Transform: reducePod, UnsafeDisableDeepCopy: shared},
-			&corev1.Node{}:              {Transform: reduceNode, UnsafeDisableDeepCopy: shared},
+			&corev1.Pod{}:               {Label: labels.NewSelector().Add(*labelled), Transform: reduce.pod, UnsafeDisableDeepCopy: shared},
+			&corev1.Node{}:              {Transform: reduce.node, UnsafeDisableDeepCopy: shared},
 			&v1.AzureIdentity{}:         {UnsafeDisableDeepCopy: shared},
 			&v1.AzureIdentityBinding{}:  {UnsafeDisableDeepCopy: shared},
-			&v1.AzureAssignedIdentity{}: {UnsafeDisableDeepCopy: shared},
+			&v1.AzureAssignedIdentity{}: {Transform: reduce.assigned, UnsafeDisableDeepCopy: shared},
 			&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
 				namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", uninstall.Name)},
 			}},
 		},
 	}, nil
-}
-
-// reducePod keeps what assignments, tags and the readiness gate depend on.
-func reducePod(o any) (any, error) {
-	p, ok := o.(*corev1.Pod)
-	if !ok {
-		return o, nil
-	}
-	reduced := &corev1.Pod{
-		TypeMeta: p.TypeMeta,
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
-			DeletionTimestamp: p.DeletionTimestamp,
-			Labels:            keep(p.Labels, v1.BindingLabelKey, v1.PodBindingLabelKey, v1.PodIdentityLabelKey),
-			Annotations:       keep(p.Annotations, v1.PodBindingsAnnotationKey),
-		},
-		Spec:   corev1.PodSpec{NodeName: p.Spec.NodeName, ServiceAccountName: p.Spec.ServiceAccountName},
-		Status: corev1.PodStatus{Phase: p.Status.Phase},
-	}
-	if gated(p) {
-		reduced.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: v1.PodConditionIdentityAssigned}}
-		if c := gateCondition(p); c != nil {
-			reduced.Status.Conditions = []corev1.PodCondition{*c}
-		}
-	}
-	return reduced, nil
-}
-
-// reduceNode keeps the name of the VM behind the node.
-func reduceNode(o any) (any, error) {
-	n, ok := o.(*corev1.Node)
-	if !ok {
-		return o, nil
-	}
-	return &corev1.Node{
-		TypeMeta:   n.TypeMeta,
-		ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion},
-		Spec:       corev1.NodeSpec{ProviderID: n.Spec.ProviderID},
-	}, nil
-}
-
-func keep(all map[string]string, keys ...string) map[string]string {
-	var kept map[string]string
-	for _, k := range keys {
-		if v, ok := all[k]; ok {
-			if kept == nil {
-				kept = make(map[string]string, len(keys))
-			}
-			kept[k] = v
-		}
-	}
-	return kept
 }
 
 // addIndexes makes every lookup of this package proportional to its result.
@@ -144,7 +94,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			return []string{o.GetNamespace() + "/" + o.(*v1.AzureIdentityBinding).Spec.AzureIdentity}
 		}},
 		{&v1.AzureAssignedIdentity{}, indexAssignedPod, func(o client.Object) []string {
-			return []string{podKey(o.(*v1.AzureAssignedIdentity)).String()}
+			return []string{podBucket(podKey(o.(*v1.AzureAssignedIdentity)))}
 		}},
 		{&v1.AzureAssignedIdentity{}, indexAssignedNode, func(o client.Object) []string {
 			return []string{o.(*v1.AzureAssignedIdentity).Spec.NodeName}
@@ -158,6 +108,16 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}
 	}
 	return nil
+}
+
+// podBucket is where to look for the assigned identities of a pod. A value of its own
+// for each pod would make the index larger than what it points to; this one leads to
+// a few others besides.
+func podBucket(pod types.NamespacedName) string {
+	const buckets = 1 << 12
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(pod.String())) // never fails
+	return strconv.Itoa(int(h.Sum32() % buckets))
 }
 
 // labelOf returns what a pod asks for identities by: the value of its label, until

@@ -252,7 +252,7 @@ func TestOnlyPodsThatHaveTheGateKeepItInTheCache(t *testing.T) {
 	condition := corev1.PodCondition{Type: v1.PodConditionIdentityAssigned, Status: corev1.ConditionTrue}
 	with := gatePod("web", corev1.PodCondition{Type: corev1.PodReady}, condition)
 	with.Spec.ReadinessGates = append([]corev1.PodReadinessGate{{ConditionType: "example.com/other"}}, with.Spec.ReadinessGates...)
-	reduced, err := reducePod(with)
+	reduced, err := newReducer().pod(with)
 	check(t, err)
 	p := reduced.(*corev1.Pod)
 	if !gated(p) || gateCondition(p) == nil || len(p.Status.Conditions) != 1 || len(p.Spec.ReadinessGates) != 1 {
@@ -265,7 +265,7 @@ func TestOnlyPodsThatHaveTheGateKeepItInTheCache(t *testing.T) {
 	}
 	without := gatePod("web", condition)
 	without.Spec.ReadinessGates = nil
-	reduced, err = reducePod(without)
+	reduced, err = newReducer().pod(without)
 	check(t, err)
 	if p := reduced.(*corev1.Pod); gated(p) || len(p.Status.Conditions) > 0 {
 		t.Errorf("%+v", p.Status.Conditions)

@@ -119,7 +119,7 @@ func TestCachesKeepWhatIsReadOnly(t *testing.T) {
 		Spec:   corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{}}},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1"},
 	}
-	o, err := reducePod(p)
+	o, err := newReducer().pod(p)
 	check(t, err)
 	got := o.(*corev1.Pod)
 	if podChangeMatters(p, got) || got.Namespace != "a" || got.Name != "p" || got.ResourceVersion != "1" || got.DeletionTimestamp == nil {
@@ -128,7 +128,7 @@ func TestCachesKeepWhatIsReadOnly(t *testing.T) {
 	if len(got.Labels) != 2 || len(got.Annotations) != 1 || len(got.Spec.Containers) != 0 || got.Status.PodIP != "" || got.ManagedFields != nil {
 		t.Errorf("the reduced pod holds more than that: %+v", got)
 	}
-	o, err = reduceNode(&corev1.Node{
+	o, err = newReducer().node(&corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "u", Annotations: map[string]string{"a": "b"}},
 		Spec:       corev1.NodeSpec{ProviderID: "azure:///x", PodCIDR: "10.0.0.0/24"}, Status: corev1.NodeStatus{Images: []corev1.ContainerImage{{}}},
 	})

@@ -94,25 +94,27 @@ func (v verdict) status(current v1.AzureAssignedIdentityStatus, now time.Time) (
 	if v.unknown {
 		return current, false
 	}
-	next := *current.DeepCopy()
-	next.Status, next.AvailableReplicas = v1.AssignedIDCreated, 1
-	condition := metav1.Condition{
-		Type: v1.ConditionAssigned, Status: metav1.ConditionFalse, Reason: v.reason, Message: v.message,
-		LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
-	}
+	state, holds, message := v1.AssignedIDCreated, metav1.ConditionFalse, v.message
 	if v.assigned {
-		next.Status, condition.Status = v1.AssignedIDAssigned, metav1.ConditionTrue
+		state, holds = v1.AssignedIDAssigned, metav1.ConditionTrue
 	}
-	if v.requestID != "" {
-		condition.Message += " (request " + v.requestID + ")"
-	}
+	// All assigned identities of a target come here at each look at it, so that those
+	// of which there is nothing new must cost nothing.
 	old := meta.FindStatusCondition(current.Conditions, v1.ConditionAssigned)
-	sameCondition := old != nil && old.Status == condition.Status && old.Reason == condition.Reason && v.sameMessage(old.Message)
-	if sameCondition && current.Status == next.Status {
+	sameCondition := old != nil && old.Status == holds && old.Reason == v.reason && v.sameMessage(old.Message)
+	switch {
+	case sameCondition && current.Status == state:
 		return current, false
+	case sameCondition:
+		message = old.Message
+	case v.requestID != "":
+		message += " (request " + v.requestID + ")"
 	}
-	if sameCondition {
-		condition.Message = old.Message
+	next := *current.DeepCopy()
+	next.Status, next.AvailableReplicas = state, 1
+	condition := metav1.Condition{
+		Type: v1.ConditionAssigned, Status: holds, Reason: v.reason, Message: message,
+		LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
 	}
 	meta.SetStatusCondition(&next.Conditions, condition)
 	return next, true

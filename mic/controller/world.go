@@ -165,7 +165,8 @@ func gives(a *v1.AzureAssignedIdentity, p *corev1.Pod, id *v1.AzureIdentity) boo
 
 // assignedOfPod returns the assigned identities of a pod.
 func (w *world) assignedOfPod(ctx context.Context, key types.NamespacedName) ([]*v1.AzureAssignedIdentity, error) {
-	return w.assigned(ctx, indexAssignedPod, key.String())
+	near, err := w.assigned(ctx, indexAssignedPod, podBucket(key))
+	return slices.DeleteFunc(near, func(a *v1.AzureAssignedIdentity) bool { return podKey(a) != key }), err
 }
 
 // assignedOnNode returns the assigned identities of a node's pods.
