@@ -36,9 +36,6 @@ func TestCrashes(t *testing.T) {
 // killedAnywhere lets each MIC live for one write, to Kubernetes or Azure, and then
 // for two, on the way to two pods that have their identities and on the way back.
 func killedAnywhere(s *scenario) {
-	settings := s.azure.Settings()
-	settings.VMSSOperation, settings.PollAfter = 0, 0
-	check(s.t, s.azure.SetSettings(settings))
 	there := func() string {
 		return cmp.Or(s.assignedAre("default/one-default-shared=Assigned", "default/two-default-own=Assigned"), s.poolHas("own", "shared"),
 			s.conditionIs(&v1.AzureIdentity{}, "own", v1.ConditionInUse, v1.ReasonInUse), s.conditionIs(&v1.AzureIdentityBinding{}, "own", v1.ConditionPodsMatched, v1.ReasonPodsMatched))

@@ -40,7 +40,7 @@ func TestMIC(t *testing.T) {
 		"the uninstall marker takes everything away":                         uninstalled,
 		"a foreign object without a pod is removed":                          orphan,
 		"a long name and a name that another pod has are made unique":        names,
-		"a scale set that is being deleted releases its objects unpatched":   deletingScaleSet,
+		"a scale set that is being deleted releases its objects":             deletingScaleSet,
 		"an assignment that waits for a missing permission says so and ends": forbidden,
 		"pods that come while a PATCH runs are all in the next one":          coalesced,
 		"nothing is written when nothing changes":                            atRest,
