@@ -16,10 +16,12 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
+	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 const (
@@ -30,41 +32,20 @@ const (
 // apiServer is a real API server with our CRDs and webhook configurations, and
 // the webhook that they name, served by this process.
 type apiServer struct {
+	env        *envtest.Environment
 	config     *rest.Config
 	kubeconfig string
 	kubectl    string
-	options    *options
+	// client writes without a process of kubectl; warnings has what it was told.
+	client   client.Client
+	warnings warnings
+	options  *options
 }
 
-// startAPIServer starts etcd, the API server and the webhook. The test is
-// skipped where the binaries are not installed.
-func startAPIServer(t *testing.T) *apiServer {
-	t.Helper()
-	return startAPIServerWith(t, mutatingConfiguration(), func(*apiServer, *options, *rest.Config) {})
-}
-
-// startAPIServerWith is startAPIServer with another configuration, and with
-// options and client configuration of the webhook as change leaves them.
-func startAPIServerWith(t *testing.T, mutating *admissionregv1.MutatingWebhookConfiguration, change func(*apiServer, *options, *rest.Config)) *apiServer {
-	t.Helper()
-	env := ourEnvironment(mutating)
-	s := startEnvironment(t, env)
-	s.startWebhook(t, &env.WebhookInstallOptions, change)
-	return s
-}
-
-// ourEnvironment has our CRDs and webhook configurations.
-func ourEnvironment(mutating *admissionregv1.MutatingWebhookConfiguration) *envtest.Environment {
-	return &envtest.Environment{
-		CRDDirectoryPaths:     []string{"../charts/aad-pod-identity/crds"},
-		ErrorIfCRDPathMissing: true,
-		WebhookInstallOptions: ourWebhooks(mutating),
-	}
-}
-
-func ourWebhooks(mutating *admissionregv1.MutatingWebhookConfiguration) envtest.WebhookInstallOptions {
+// ourWebhooks are the webhook configurations in front of our kinds.
+func ourWebhooks() envtest.WebhookInstallOptions {
 	return envtest.WebhookInstallOptions{
-		MutatingWebhooks:   []*admissionregv1.MutatingWebhookConfiguration{mutating},
+		MutatingWebhooks:   []*admissionregv1.MutatingWebhookConfiguration{mutatingConfiguration()},
 		ValidatingWebhooks: []*admissionregv1.ValidatingWebhookConfiguration{validatingConfiguration()},
 	}
 }
@@ -95,24 +76,50 @@ func startEnvironment(t *testing.T, env *envtest.Environment) *apiServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &apiServer{config: config, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), kubectl: filepath.Join(os.Getenv(assetsVariable), "kubectl")}
+	s := &apiServer{env: env, config: config, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), kubectl: filepath.Join(os.Getenv(assetsVariable), "kubectl")}
 	if err := os.WriteFile(s.kubeconfig, kubeconfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config = rest.CopyConfig(config)
+	config.WarningHandler = &s.warnings
+	if s.client, err = client.New(config, client.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// startWebhook runs the webhook as the binary would and waits until it is ready.
-func (s *apiServer) startWebhook(t *testing.T, install *envtest.WebhookInstallOptions, change func(*apiServer, *options, *rest.Config)) {
+// warnings are printed as kubectl does.
+type warnings struct{ strings.Builder }
+
+func (w *warnings) HandleWarningHeader(_ int, _, text string) {
+	w.WriteString("Warning: " + text + "\n")
+}
+
+// create makes the objects of a manifest and returns the API server's warnings.
+func (s *apiServer) create(t *testing.T, namespace, manifest string) string {
+	t.Helper()
+	s.warnings.Reset()
+	for _, o := range helmtest.Objects(t, manifest) {
+		o.SetNamespace(namespace)
+		if err := s.client.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s.warnings.String()
+}
+
+// startWebhook runs the webhook as the binary would, with options and client
+// configuration as change leaves them, until the test ends, and waits until it is ready.
+func (s *apiServer) startWebhook(t *testing.T, change func(*options, *rest.Config)) {
 	t.Helper()
 	o := newOptions()
-	o.port = install.LocalServingPort
-	o.certDir = install.LocalServingCertDir
+	o.port = s.env.WebhookInstallOptions.LocalServingPort
+	o.certDir = s.env.WebhookInstallOptions.LocalServingCertDir
 	o.tlsMinVersion = "VersionTLS12"
 	o.micUsername = micUser
 	o.ProbePort, o.PrometheusPort = freeport.Get(t), freeport.Get(t)
 	config := rest.CopyConfig(s.config)
-	change(s, o, config)
+	change(o, config)
 	if err := o.validate(); err != nil {
 		t.Fatal(err)
 	}

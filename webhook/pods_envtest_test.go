@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,10 +16,12 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
@@ -73,13 +74,20 @@ func chartArguments(t *testing.T) []string {
 	return args
 }
 
-// TestPods creates pods through a real API server with the webhook
-// configuration of the chart, as a webhook with the rights of the chart's role.
-func TestPods(t *testing.T) {
-	if os.Getenv(assetsVariable) == "" {
-		t.Skipf("needs the directory of etcd, kube-apiserver and kubectl in %s; 'make test' sets it", assetsVariable)
+// testPods creates pods through a real API server with the webhook configuration of
+// the chart, as a webhook with the rights of the chart's role.
+func (s *apiServer) testPods(t *testing.T) {
+	install := &s.env.WebhookInstallOptions
+	s.must(t, "", "delete", "mutatingwebhookconfiguration", mutatingConfiguration().Name)
+	install.MutatingWebhooks = []*admissionregv1.MutatingWebhookConfiguration{chartConfiguration(t)}
+	install.ValidatingWebhooks = nil
+	if err := install.ModifyWebhookDefinitions(); err != nil {
+		t.Fatal(err)
 	}
-	s := startAPIServerWith(t, chartConfiguration(t), func(s *apiServer, o *options, config *rest.Config) {
+	if err := install.Install(s.config); err != nil {
+		t.Fatal(err)
+	}
+	s.startWebhook(t, func(o *options, config *rest.Config) {
 		args := chartArguments(t)
 		if want := []string{"--inject-selector=true", "--readiness-gate=opt-in"}; !slices.Equal(args, want) {
 			t.Fatalf("the chart gives the webhook %q, want %q", args, want)
@@ -118,9 +126,18 @@ func podManifest(name, labels, annotations string) string {
 // separated by bars.
 func (s *apiServer) seen(t *testing.T, namespace, name string) string {
 	t.Helper()
-	return s.must(t, "", "get", "pod", name, "-n", namespace, "-o",
-		`jsonpath={.metadata.labels.aadpodidbinding}|{.metadata.labels.aadpodidentity\.k8s\.io/binding}|{.metadata.labels.aadpodidentity\.k8s\.io/identity}|`+
-			`{.metadata.annotations.aadpodidentity\.k8s\.io/bindings}|{.spec.readinessGates[*].conditionType}`)
+	var pod corev1.Pod
+	if err := s.client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, &pod); err != nil {
+		t.Fatal(err)
+	}
+	var gates []string
+	for _, g := range pod.Spec.ReadinessGates {
+		gates = append(gates, string(g.ConditionType))
+	}
+	return strings.Join([]string{
+		pod.Labels["aadpodidbinding"], pod.Labels["aadpodidentity.k8s.io/binding"], pod.Labels["aadpodidentity.k8s.io/identity"],
+		pod.Annotations["aadpodidentity.k8s.io/bindings"], strings.Join(gates, " "),
+	}, "|")
 }
 
 const (
@@ -154,9 +171,8 @@ func (s *apiServer) testTags(t *testing.T) {
 				tt.namespace = "default"
 			}
 			pod := strings.Replace(podManifest(name, tt.labels, tt.annotations), "spec: {", "spec: {"+tt.spec, 1)
-			r := s.run(t, pod, "create", "-n", tt.namespace, "-f", "-")
-			if r.failed || r.stderr != tt.wantWarning {
-				t.Errorf("kubectl says %q, want %q", r.stderr, tt.wantWarning)
+			if said := s.create(t, tt.namespace, pod); said != tt.wantWarning {
+				t.Errorf("the API server says %q, want %q", said, tt.wantWarning)
 			}
 			if got := s.seen(t, tt.namespace, name); got != tt.want {
 				t.Errorf("the pod has %s, want %s", got, tt.want)
@@ -212,9 +228,8 @@ func (s *apiServer) testInjection(t *testing.T) {
 				// Both at once: the webhook's cache may not know the account yet.
 				pod = accountManifest(name, tt.account) + pod
 			}
-			r := s.run(t, pod, "create", "-n", tt.namespace, "-f", "-")
-			if r.failed || !strings.HasPrefix(r.stderr, tt.wantWarning) || (tt.wantWarning == "" && r.stderr != "") {
-				t.Errorf("kubectl says %q, want %q", r.stderr, tt.wantWarning)
+			if said := s.create(t, tt.namespace, pod); !strings.HasPrefix(said, tt.wantWarning) || (tt.wantWarning == "" && said != "") {
+				t.Errorf("the API server says %q, want %q", said, tt.wantWarning)
 			}
 			if got := s.seen(t, tt.namespace, name); got != tt.want {
 				t.Errorf("the pod has %s, want %s", got, tt.want)
@@ -238,7 +253,7 @@ func (s *apiServer) testGate(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			s.must(t, podManifest(name, tt.labels, tt.annotations), "create", "-n", tt.namespace, "-f", "-")
+			s.create(t, tt.namespace, podManifest(name, tt.labels, tt.annotations))
 			if got, want := s.seen(t, tt.namespace, name), "pods|pods|pods|default/pods|"+tt.want; got != want {
 				t.Errorf("the pod has %s, want %s", got, want)
 			}

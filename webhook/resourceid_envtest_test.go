@@ -10,21 +10,18 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/validation"
 )
 
-// TestResourceIDCase is the policy about miscapitalised resource IDs as a user
-// sees it, through kubectl and a real API server. TestAdmission holds the default,
-// which refuses them.
-func TestResourceIDCase(t *testing.T) {
+// testResourceIDCase is the policy about miscapitalised resource IDs as a user sees
+// it. The default, which refuses them, is in the manifests.
+func (s *apiServer) testResourceIDCase(t *testing.T) {
 	bad := strings.Replace(goodID, "resourcegroups", "RESOURCEGROUPS", 1)
 	const segment = `Warning: spec.resourceID: segment "RESOURCEGROUPS" is miscapitalised, use "resourcegroups" or "resourceGroups"; `
 	tests := map[validation.IDCase]struct{ stored, warning string }{
 		validation.WarnCase:         {bad, segment + fmt.Sprintf("use %q\n", goodID)},
 		validation.CanonicalizeCase: {goodID, segment + fmt.Sprintf("stored as %q\n", goodID)},
 	}
-	env := ourEnvironment(mutatingConfiguration())
-	s := startEnvironment(t, env)
 	for idCase, tt := range tests {
 		t.Run(string(idCase), func(t *testing.T) {
-			s.startWebhook(t, &env.WebhookInstallOptions, func(_ *apiServer, o *options, _ *rest.Config) { o.resourceIDCase = string(idCase) })
+			s.startWebhook(t, func(o *options, _ *rest.Config) { o.resourceIDCase = string(idCase) })
 			stored := func(name string) string {
 				return s.must(t, "", "get", "azureidentity", name, "-o", "jsonpath={.spec.resourceID}")
 			}

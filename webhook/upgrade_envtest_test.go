@@ -2,11 +2,9 @@ package main
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
-	admissionregv1 "k8s.io/api/admissionregistration/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -20,12 +18,11 @@ import (
 // TestUpgradedCluster: a cluster of an older release has objects that today's
 // rules refuse. Then come our CRDs, policies and webhook, and its users go on.
 func TestUpgradedCluster(t *testing.T) {
-	env := &envtest.Environment{CRDInstallOptions: envtest.CRDInstallOptions{CRDs: oldCRDs(t)}}
-	s := startEnvironment(t, env)
+	s := startEnvironment(t, &envtest.Environment{CRDInstallOptions: envtest.CRDInstallOptions{CRDs: oldCRDs(t)}})
 	for _, o := range oldObjects {
 		s.must(t, o.manifest, "create", "-f", "-")
 	}
-	s.upgrade(t, env)
+	s.upgrade(t)
 
 	t.Run("stored objects keep their metadata, status and deletion", s.testOldObjects)
 	t.Run("a changed spec must be valid", s.testOldSpecs)
@@ -96,7 +93,7 @@ func oldAssigned(name string) string {
 
 // upgrade installs our CRDs, the chart's policies and the webhook, and waits until
 // each of them speaks.
-func (s *apiServer) upgrade(t *testing.T, env *envtest.Environment) {
+func (s *apiServer) upgrade(t *testing.T) {
 	t.Helper()
 	refused := func(by, manifest string) {
 		waitFor(t, by, func() bool {
@@ -112,16 +109,15 @@ func (s *apiServer) upgrade(t *testing.T, env *envtest.Environment) {
 	s.must(t, policies(t), "apply", "-f", "-")
 	refused("only MIC", header+"kind: AzureAssignedIdentity\nmetadata: {name: trial}\nspec: {pod: p, podNamespace: default, nodename: node-0}\n")
 
-	install := &env.WebhookInstallOptions
-	install.MutatingWebhooks = []*admissionregv1.MutatingWebhookConfiguration{mutatingConfiguration()}
-	install.ValidatingWebhooks = []*admissionregv1.ValidatingWebhookConfiguration{validatingConfiguration()}
+	s.env.WebhookInstallOptions = ourWebhooks()
+	install := &s.env.WebhookInstallOptions
 	if err := install.ModifyWebhookDefinitions(); err != nil {
 		t.Fatal(err)
 	}
 	if err := install.Install(s.config); err != nil {
 		t.Fatal(err)
 	}
-	s.startWebhook(t, install, func(*apiServer, *options, *rest.Config) {})
+	s.startWebhook(t, func(*options, *rest.Config) {})
 	refused(`spec.Selector: Forbidden: miscapitalised, use "selector"`, bindingManifestWith("trial", "Selector"))
 }
 
@@ -143,42 +139,44 @@ func policies(t *testing.T) string {
 	return strings.ReplaceAll(strings.Join(docs, "\n---\n"), "system:serviceaccount:default:aad-pod-identity-mic", micUser)
 }
 
-// oldObjectSteps are what a user may do with the metadata of an object, O.
+// oldObjectSteps are what a user may do with the metadata of objects, all in one
+// command.
 var oldObjectSteps = []string{
-	"kubectl annotate $O a=b",
-	`kubectl patch $O --type=merge -p '{"metadata":{"finalizers":["example.com/hold"]}}'`,
-	`kubectl patch $O --type=json -p '[{"op":"remove","path":"/metadata/finalizers"}]'`,
-	`EDITOR="sed -i 's/^  annotations:/&\n    edited: by-hand/'" kubectl edit $O`,
-	`kubectl get $O -o yaml | sed 's/^  annotations:/&\n    replaced: by-file/' | kubectl replace -f -`,
-	`kubectl get $O -o json | jq '{apiVersion,kind,metadata:{name:.metadata.name,annotations:{"applied":"x"}}}' | kubectl apply --server-side -f -`,
-	`kubectl get $O -o json | jq '.metadata.annotations.again="yes"' | kubectl apply -f -`,
+	"kubectl annotate $ALL a=b",
+	"kubectl label $OURS a=b",
+	`kubectl patch $ALL --type=merge -p '{"metadata":{"finalizers":["example.com/hold"]}}'`,
+	`kubectl patch $ALL --type=json -p '[{"op":"remove","path":"/metadata/finalizers"}]'`,
+	`kubectl patch $COUNTED --subresource=status --type=merge -p '{"status":{"availableReplicas":1}}'`,
+	`EDITOR="sed -i 's/^    annotations:/&\n      edited: by-hand/'" kubectl edit $ALL`,
+	`kubectl get $ALL -o yaml | sed 's/^    annotations:/&\n      replaced: by-file/' | kubectl replace -f -`,
+	`kubectl get $ALL -o json | jq '.items[] |= {apiVersion,kind,metadata:{name:.metadata.name,annotations:{"applied":"x"}}}' | kubectl apply --server-side -f -`,
+	`kubectl get $ALL -o json | jq '.items[].metadata.annotations.again="yes"' | kubectl apply -f -`,
 }
 
 // testOldObjects: what does not touch what is wrong passes.
 func (s *apiServer) testOldObjects(t *testing.T) {
+	var all, ours, counted []string
 	for _, o := range oldObjects {
 		if o.name == "azureassignedidentity/old-assigned-2" {
 			break // like the first
 		}
-		t.Run(o.name, func(t *testing.T) {
-			steps := slices.Clone(oldObjectSteps)
-			if !strings.HasPrefix(o.name, "azureassignedidentity/") {
-				steps = append(steps, "kubectl label $O a=b")
-			}
-			if strings.HasPrefix(o.name, "azureidentit") {
-				steps = append(steps, `kubectl patch $O --subresource=status --type=merge -p '{"status":{"availableReplicas":1}}'`)
-			}
-			for i, step := range steps {
-				steps[i] = step + " || echo '^ refused: '" + strconv.Quote(step) + " >&2"
-			}
-			if r := s.shell(t, "set -o pipefail\n"+strings.Join(steps, "\n"), "O="+o.name); r.failed || strings.Contains(r.stderr, "refused: ") {
-				t.Error(r.stderr)
-			}
-			got := s.must(t, "", "get", o.name, "-o", "jsonpath={.metadata.annotations.a} {.metadata.annotations.edited} {.metadata.annotations.replaced} {.metadata.annotations.applied} {.metadata.annotations.again}")
-			if want := "b by-hand by-file x yes"; got != want {
-				t.Errorf("annotations %q, want %q", got, want)
-			}
-		})
+		all = append(all, o.name)
+		if !strings.HasPrefix(o.name, "azureassignedidentity/") {
+			ours = append(ours, o.name)
+		}
+		if strings.HasPrefix(o.name, "azureidentit") {
+			counted = append(counted, o.name)
+		}
+	}
+	join := func(names []string) string { return strings.Join(names, " ") }
+	for _, step := range oldObjectSteps {
+		if r := s.shell(t, "set -o pipefail\n"+step, "ALL="+join(all), "OURS="+join(ours), "COUNTED="+join(counted)); r.failed {
+			t.Errorf("%s: %s", step, r.stderr)
+		}
+	}
+	out := s.must(t, "", append([]string{"get", "-o", "jsonpath={range .items[*]}{.metadata.annotations.a} {.metadata.annotations.edited} {.metadata.annotations.replaced} {.metadata.annotations.applied} {.metadata.annotations.again}\n{end}"}, all...)...)
+	if want := strings.Repeat("b by-hand by-file x yes\n", len(all)); out != want {
+		t.Errorf("annotations of %q:\n%s", all, out)
 	}
 	t.Run("an AzureAssignedIdentity keeps its labels, which say who serves it", func(t *testing.T) {
 		r := s.run(t, "", "label", "azureassignedidentity", "old-assigned-1", "nodename=other", "--overwrite")
