@@ -2,6 +2,7 @@ package compute
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -197,5 +198,58 @@ func TestTheAPIServerIsAwayAtEveryWrite(t *testing.T) {
 		}
 		w.has(w.pool)
 		w.ledgerIs(w.pool)
+	}
+}
+
+func TestCrashes(t *testing.T) {
+	crash := errors.New("killed")
+	for name, test := range map[string]struct {
+		// dies makes the process die while it assigns a.
+		dies func(w *world, cancel func())
+		// left is what the ledger says then.
+		left []string
+	}{
+		"before the ledger is written": {
+			dies: func(w *world, _ func()) { w.onLedger = func() error { return crash } },
+		},
+		"between ledger and PATCH": {
+			dies: func(w *world, _ func()) {
+				must(w.azure.AddFault(azure.Fault{Operation: azure.OpVMSSUpdate, Drop: true}))
+			},
+			left: []string{"+a"},
+		},
+		"after the PATCH, before its answer": {
+			dies: func(w *world, _ func()) {
+				must(w.azure.AddFault(azure.Fault{Operation: azure.OpVMSSUpdate, After: true, Drop: true}))
+			},
+			left: []string{"+a"},
+		},
+	} {
+		for next, want := range map[string]bool{"the pod is still there": true, "the pod is gone": false} {
+			t.Run(name+", then "+next, func(t *testing.T) {
+				w := newWorld(t, azure.Settings{})
+				a := w.identity("a")
+				must(w.azure.PutCompute(azure.Compute{ID: w.pool.String(), UserAssigned: []azure.Assignment{{ID: w.identity("foreign")}}}))
+				ctx, cancel := context.WithCancel(w.ctx)
+				defer cancel()
+				test.dies(w, cancel)
+				if _, err := w.engine.Reconcile(ctx, Request{Target: w.pool, Want: []string{a}, Prune: true}); err == nil {
+					t.Fatal("no error")
+				}
+				w.ledgerIs(w.pool, test.left...)
+				w.onLedger = nil
+				w.azure.RemoveFault("")
+				w.azure.CompleteOperations()
+				w.restart()
+				if want {
+					w.sure(w.pool, a)
+					w.has(w.pool, "a", "foreign")
+					w.ledgerIs(w.pool, "+a")
+				}
+				w.sure(w.pool)
+				w.has(w.pool, "foreign")
+				w.ledgerIs(w.pool)
+			})
+		}
 	}
 }

@@ -239,9 +239,12 @@ func TestAnIdentityThatVanishedFromAzureHoldsUpNobody(t *testing.T) {
 		Operation: azure.OpVMSSUpdate, BodyMatch: `{"` + b + `":{}}`, Status: 400, Code: "FailedIdentityOperation",
 		Message: "Identity operation failed: Resource '" + strings.ToLower(gone) + "' was not found.",
 	}))
-	w.sure(w.pool, gone, b)
+	result := w.sure(w.pool, gone, b)
 	w.has(w.pool, "b")
 	w.ledgerIs(w.pool, "+b")
+	if f := result.Failed[resourceid.Key(gone)]; f.Code != "FailedIdentityOperation" || !f.Fresh || len(result.Failed) != 1 {
+		t.Errorf("failed: %+v", result.Failed)
+	}
 }
 
 func explanation(err error) string {
@@ -250,4 +253,99 @@ func explanation(err error) string {
 		return ""
 	}
 	return e.Explanation()
+}
+
+func TestBadIdentitiesAreIsolated(t *testing.T) {
+	foreign := func(w *world) string { // exists, and MIC may not assign it
+		return must(w.azure.PutIdentity(azure.Identity{ID: azure.IdentityID(testSub, "elsewhere", "foreign")})).ID
+	}
+	missing := func(*world) string { return azure.IdentityID(testSub, testGroup, "missing") }
+	for name, test := range map[string]struct {
+		bad  []func(*world) string
+		code string
+	}{
+		"no role assignment":        {[]func(*world) string{foreign}, "LinkedAuthorizationFailed"},
+		"does not exist":            {[]func(*world) string{missing}, "FailedIdentityOperation"},
+		"one of each kind together": {[]func(*world) string{missing, foreign}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, azure.Settings{})
+			good, other := w.identity("good"), w.identity("other")
+			want := []string{good, other}
+			for _, bad := range test.bad {
+				want = append(want, bad(w))
+			}
+			result := w.sure(w.pool, want...)
+			w.has(w.pool, "good", "other")
+			w.ledgerIs(w.pool, "+good", "+other")
+			if len(result.Failed) != len(test.bad) {
+				t.Fatalf("failed: %v", result.Failed)
+			}
+			for id, f := range result.Failed {
+				if (test.code != "" && f.Code != test.code) || f.Message == "" || f.RequestID == "" || !f.Fresh || f.Attempts != 1 {
+					t.Errorf("failure of %s: %+v", id, f)
+				}
+			}
+			if result.RetryAfter != time.Second {
+				t.Errorf("tries again after %s, want 1s", result.RetryAfter)
+			}
+			// It waits, while the others are not disturbed.
+			before := w.armCalls()
+			result = w.sure(w.pool, want...)
+			if now := w.armCalls(); now != before || len(result.Failed) != len(test.bad) {
+				t.Errorf("%d calls during the backoff, failed %v", now-before, result.Failed)
+			}
+		})
+	}
+}
+
+func TestABadIdentityIsTriedAgainAndRecovers(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	bad := azure.IdentityID(testSub, testGroup, "late")
+	var waits []time.Duration
+	for range 6 {
+		result := w.sure(w.pool, bad)
+		waits = append(waits, result.Failed[resourceid.Key(bad)].RetryAt.Sub(w.now))
+		w.now = w.now.Add(waits[len(waits)-1])
+	}
+	if got, want := fmt.Sprint(waits), "[1s 1s 30s 1m0s 2m0s 4m0s]"; got != want {
+		t.Errorf("waits %s, want %s", got, want)
+	}
+	w.identity("late")
+	if result := w.sure(w.pool, bad); len(result.Failed) != 0 || !result.Present[resourceid.Key(bad)] {
+		t.Errorf("result %+v", result)
+	}
+	w.ledgerIs(w.pool, "+late")
+}
+
+func TestACulpritThatIsNotNamedIsFoundByHalving(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	var want, good []string
+	for i := range 8 {
+		name := fmt.Sprintf("id%d", i)
+		want = append(want, w.identity(name))
+		if i != 5 {
+			good = append(good, name)
+		}
+	}
+	must(w.azure.AddFault(azure.Fault{Operation: azure.OpVMSSUpdate, BodyMatch: "id5", Status: 400, Code: "InvalidParameter", Message: "something is wrong"}))
+	result := w.sure(w.pool, want...)
+	w.has(w.pool, good...)
+	if f, ok := result.Failed[resourceid.Key(want[5])]; len(result.Failed) != 1 || !ok || f.Code != "InvalidParameter" {
+		t.Errorf("failed: %v", result.Failed)
+	}
+}
+
+func TestAFailedOperationIsReported(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	a, b := w.identity("a"), w.identity("b")
+	must(w.azure.AddFault(azure.Fault{
+		Operation: azure.OpVMSSUpdate, BodyMatch: "/b\"", Async: true, Code: "FailedIdentityOperation",
+		Message: "Identity operation failed: Resource '" + b + "' was not found.",
+	}))
+	result := w.sure(w.pool, a, b)
+	w.has(w.pool, "a")
+	if f := result.Failed[resourceid.Key(b)]; f.Code != "FailedIdentityOperation" {
+		t.Errorf("failed: %v", result.Failed)
+	}
 }

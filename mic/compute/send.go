@@ -74,6 +74,11 @@ func (p *pass) send(ctx context.Context, adds, removes []string, h *hunt) error 
 		if len(rotten) == 0 || len(adds)+len(removes)+len(rotten) > maxPerRequest {
 			return refusalError{err}
 		}
+		for _, id := range rotten {
+			if wanted, ok := p.want[resourceid.Key(id)]; ok {
+				p.failed(ctx, wanted, err, refusal{named: true, adding: true})
+			}
+		}
 		removes = append(removes, rotten...)
 	}
 }
