@@ -44,7 +44,7 @@ func (l *linter) judge(o object, written string, findings field.ErrorList) {
 	}
 	before := l.report.errors
 	for _, f := range findings {
-		if f.Origin == validation.RuleFieldUnknown && under(f.Field, "metadata") {
+		if f.Origin == validation.RuleFieldUnknown && under(f.Field, "metadata") && !o.has(f.Field) {
 			l.unknownMetadata(o, f)
 			continue
 		}
@@ -75,6 +75,17 @@ func (o object) place(path string) place {
 		return o.doc.placeOf(n)
 	}
 	return o.doc.placeOf(o.node)
+}
+
+// has reports whether the object itself has a key. The path of the key "metadata.x"
+// looks like that of x in the metadata.
+func (o object) has(key string) bool {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(o.raw, &keys); err != nil {
+		return false // what is no object has no keys
+	}
+	_, ok := keys[key]
+	return ok
 }
 
 // finding begins a finding about a field of an object.
