@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -181,13 +182,14 @@ func TestWatchSeesEveryKindOfReplacement(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		changes, usable := 0, true
-		go Watch(ctx, []string{path, filepath.Join(dir, "ca.pem")}, ReadFiles(path), time.Second, func() bool { changes++; return usable })
+		var changes atomic.Int64
+		var unusable atomic.Bool
+		go Watch(ctx, []string{path, filepath.Join(dir, "ca.pem")}, ReadFiles(path), time.Second, func() bool { changes.Add(1); return !unusable.Load() })
 		synctest.Wait()
 		for _, step := range []struct {
 			what string
 			do   func()
-			want int
+			want int64
 		}{
 			{"nothing", func() {}, 0},
 			{"written in place", func() { put("azure.json", "two") }, 1},
@@ -198,16 +200,16 @@ func TestWatchSeesEveryKindOfReplacement(t *testing.T) {
 			{"a symbolic link to another", func() { put("other", "four"); try(os.Remove(path)); try(os.Symlink("other", path)) }, 3},
 			{"empty for a while", func() { put("other", "") }, 3},
 			{"another file that it is read with", func() { put("ca.pem", "one") }, 4},
-			{"half written", func() { usable = false; put("other", "fi") }, 5},
+			{"half written", func() { unusable.Store(true); put("other", "fi") }, 5},
 			{"still half written", func() {}, 6},
-			{"written", func() { usable = true; put("other", "five") }, 7},
+			{"written", func() { unusable.Store(false); put("other", "five") }, 7},
 			{"nothing again", func() {}, 7},
 		} {
 			step.do()
 			<-time.After(1000 * time.Millisecond)
 			synctest.Wait()
-			if changes != step.want {
-				t.Errorf("%s: %d changes seen, want %d", step.what, changes, step.want)
+			if got := changes.Load(); got != step.want {
+				t.Errorf("%s: %d changes seen, want %d", step.what, got, step.want)
 			}
 		}
 		cancel()
