@@ -21,8 +21,6 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
-
-	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 // server is a real API server with our CRDs and cert-manager's.
@@ -30,9 +28,11 @@ type server struct {
 	env *envtest.Environment
 	cfg *rest.Config
 	c   client.Client
+	// webhook is the program.
+	webhook string
 }
 
-func startServer(t *testing.T) *server {
+func startServer(t *testing.T, webhook string) *server {
 	t.Helper()
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs a real API server: set KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd and kubectl")
@@ -59,7 +59,7 @@ func startServer(t *testing.T) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{env: env, cfg: cfg, c: c}
+	s := &server{env: env, cfg: cfg, c: c, webhook: webhook}
 	for _, ns := range []string{namespace, "team-a", "team-b"} {
 		s.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
 	}
@@ -91,14 +91,14 @@ func (s *server) as(t *testing.T, user string) client.Client {
 	return c
 }
 
-func TestAgainstAPIServer(t *testing.T) {
-	helmtest.Require(t)
-	s := startServer(t)
+func testAgainstAPIServer(t *testing.T, webhook string) {
+	s := startServer(t, webhook)
 	t.Run("every object is accepted, with no unknown field", s.testStrict)
 	t.Run("pods that need no privilege satisfy the restricted level", s.testRestricted)
 	t.Run("AzureAssignedIdentities are MIC's", s.testAssignedIdentityPolicy)
 	t.Run("an upgrade that loosens a rule and needs that", s.testLoosened)
 	t.Run("hooks do their work with their roles alone", s.testHooks)
+	t.Run("serving certificates", s.testServingCertificates)
 }
 
 func (s *server) testStrict(t *testing.T) {

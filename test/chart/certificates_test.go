@@ -24,8 +24,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
 const (
@@ -34,12 +32,10 @@ const (
 	selfSecret  = webhookName + "-self-signed"
 )
 
-// TestServingCertificates runs replicas of the webhook, each a process with the
+// testServingCertificates runs replicas of the webhook, each a process with the
 // chart's arguments and roles, behind a real API server that calls them.
-func TestServingCertificates(t *testing.T) {
-	helmtest.Require(t)
-	s := startServer(t)
-	w := &webhookRun{server: s, program: buildWebhook(t), balancer: startBalancer(t)}
+func (s *server) testServingCertificates(t *testing.T) {
+	w := &webhookRun{server: s, balancer: startBalancer(t)}
 	w.create(t, &corev1.Service{
 		// The API server follows the name and dials the balancer, as no cluster network is there.
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: webhookName},
@@ -51,7 +47,6 @@ func TestServingCertificates(t *testing.T) {
 
 type webhookRun struct {
 	*server
-	program  string
 	balancer *balancer
 }
 
@@ -103,7 +98,7 @@ func (w *webhookRun) toBalancer(t *testing.T, o *unstructured.Unstructured) {
 func (w *webhookRun) start(t *testing.T, all objects, name, certDir string) *replica {
 	t.Helper()
 	args := arguments(t, all.get(t, "Deployment/"+webhookName))
-	return startReplica(t, w.program, w.kubeconfigAs(t, webhookName), name, certDir, args)
+	return startReplica(t, w.webhook, w.kubeconfigAs(t, webhookName), name, certDir, args)
 }
 
 // serviceAccount is a client with the rights of a service account, and no others.

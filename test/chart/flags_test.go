@@ -9,14 +9,20 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
-// The programs know every flag that the chart gives them: with --version they
-// read their command line and do nothing.
-func TestArgumentsAreFlagsOfThePrograms(t *testing.T) {
+// TestPrograms runs the programs, which are built once, as the chart does.
+func TestPrograms(t *testing.T) {
 	helmtest.Require(t)
 	dir := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "../../webhook", "../../mic", "../../nmi").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", dir+"/", "../../webhook", "../../mic", "../../nmi").CombinedOutput(); err != nil {
 		t.Fatalf("building the programs: %v\n%s", err, out)
 	}
+	t.Run("flags", func(t *testing.T) { testArgumentsAreFlags(t, dir) })
+	t.Run("API server", func(t *testing.T) { testAgainstAPIServer(t, filepath.Join(dir, "webhook")) })
+}
+
+// The programs know every flag that the chart gives them: with --version they
+// read their command line and do nothing.
+func testArgumentsAreFlags(t *testing.T, dir string) {
 	files, err := filepath.Glob("testdata/values/*.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -25,16 +25,12 @@ import (
 type hookRun struct {
 	*server
 	all        objects
-	program    string
 	kubeconfig *clientcmdapi.Config
 }
 
 func (s *server) newHookRun(t *testing.T) *hookRun {
 	t.Helper()
-	h := &hookRun{server: s, all: mustRender(t), program: filepath.Join(t.TempDir(), "webhook")}
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", h.program, "../../webhook").CombinedOutput(); err != nil {
-		t.Fatalf("building the webhook: %v\n%s", err, out)
-	}
+	h := &hookRun{server: s, all: mustRender(t)}
 	user, err := s.env.AddUser(envtest.User{Name: "hooks", Groups: []string{"system:masters"}}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +65,7 @@ func (h *hookRun) run(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	args := append(slices.Clone(arguments(t, h.all.get(t, "Job/"+full))), "--kubeconfig="+file)
-	out, err := exec.CommandContext(t.Context(), h.program, args...).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), h.webhook, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("webhook %s: %v\n%s", strings.Join(args, " "), err, out)
 	}

@@ -24,16 +24,6 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
-// buildWebhook builds the webhook as it is in its image.
-func buildWebhook(t *testing.T) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "webhook")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../webhook").CombinedOutput(); err != nil {
-		t.Fatalf("building the webhook: %v\n%s", err, out)
-	}
-	return program
-}
-
 // kubeconfigAs writes a kubeconfig of one of the namespace's service accounts.
 func (s *server) kubeconfigAs(t *testing.T, serviceAccount string) string {
 	t.Helper()
