@@ -335,12 +335,17 @@ func TestTwoReplicas(t *testing.T) {
 		return fmt.Sprintf("is not among %d", len(list.Items))
 	})
 
-	// The leader dies without a word; the other one takes over and catches up.
-	check(t, first.cmd.Process.Kill())
-	first.exit()
+	// The leader is frozen, which for the others is as if it were dead or cut off; the
+	// other one takes over and catches up.
+	check(t, first.cmd.Process.Signal(syscall.SIGSTOP))
 	check(t, cluster.Delete(t.Context(), pod, client.GracePeriodSeconds(0)))
 	second.says("/healthz", http.StatusOK, "Active")
 	onVM(0)
+	// Awake again it finds that it leads no more, and ends.
+	check(t, first.cmd.Process.Signal(syscall.SIGCONT))
+	if code := first.exit(); code != 1 || !strings.Contains(first.output(), "lost leader lease") {
+		t.Errorf("a leader that lost the lead: exit code %d", code)
+	}
 
 	// One that is told to go releases the lock.
 	check(t, second.cmd.Process.Signal(syscall.SIGTERM))

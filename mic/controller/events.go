@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,13 +53,14 @@ type recently struct {
 }
 
 // write says something to an object about another, and reports whether that was new.
-func (e events) write(to *corev1.ObjectReference, about types.NamespacedName, kind, reason, message string) bool {
+// Details are added to the message and make it no other one.
+func (e events) write(to *corev1.ObjectReference, about types.NamespacedName, kind, reason, message string, details ...string) bool {
 	key, text := recently{*to, about}, reason+": "+message
 	if last, ok := e.recent.Get(key); ok && last == text {
 		return false
 	}
 	e.recent.Add(key, text, eventRepeat)
-	e.recorder.Event(to, kind, reason, message)
+	e.recorder.Event(to, kind, reason, message+strings.Join(details, ""))
 	return true
 }
 
@@ -69,11 +71,17 @@ func (e events) applied(a *v1.AzureAssignedIdentity) {
 		fmt.Sprintf("AzureIdentity %s/%s assigned to node %s for pod %s/%s", id.Namespace, id.Name, a.Spec.NodeName, a.Spec.PodNamespace, a.Spec.Pod))
 }
 
-// applyError says why the identity is not on the node.
-func (e events) applyError(a *v1.AzureAssignedIdentity, why string) {
+// applyError says why the identity is not on the node. RequestID is ARM's, if it
+// comes from there: it is another at every attempt.
+func (e events) applyError(a *v1.AzureAssignedIdentity, why, requestID string) {
 	id := a.Spec.AzureIdentityRef
+	if requestID != "" {
+		requestID = " (request " + requestID + ")"
+	}
 	e.both(a, corev1.EventTypeWarning, eventApplyError,
-		fmt.Sprintf("AzureIdentity %s/%s not assigned to node %s for pod %s/%s: %s", id.Namespace, id.Name, a.Spec.NodeName, a.Spec.PodNamespace, a.Spec.Pod, why))
+		fmt.Sprintf("AzureIdentity %s/%s not assigned to node %s for pod %s/%s: %s", id.Namespace, id.Name, a.Spec.NodeName, a.Spec.PodNamespace, a.Spec.Pod, why), requestID)
+	// Many pods may have it, and what is wrong with it is one thing.
+	e.write(identityReference(id), types.NamespacedName{}, corev1.EventTypeWarning, eventApplyError, "not assigned: "+why, requestID)
 }
 
 // removeError says why the identity is still on the node.
@@ -110,8 +118,7 @@ func (e events) notApplied(b *v1.AzureIdentityBinding, pod *corev1.Pod, why stri
 
 // ignored says why an identity is not used.
 func (e events) ignored(id *v1.AzureIdentity, why string) {
-	to := &corev1.ObjectReference{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentity, Namespace: id.Namespace, Name: id.Name, UID: id.UID}
-	e.write(to, types.NamespacedName{}, corev1.EventTypeWarning, eventIgnored, why)
+	e.write(identityReference(id), types.NamespacedName{}, corev1.EventTypeWarning, eventIgnored, why)
 }
 
 // notUpgraded says why field names of an object stay as they are.
@@ -121,18 +128,18 @@ func (e events) notUpgraded(o *unstructured.Unstructured, reason, why string) {
 }
 
 // both addresses those who wrote the binding and those who run the pod.
-func (e events) both(a *v1.AzureAssignedIdentity, kind, reason, message string) {
-	e.binding(a, kind, reason, message)
+func (e events) both(a *v1.AzureAssignedIdentity, kind, reason, message string, details ...string) {
+	e.binding(a, kind, reason, message, details...)
 	to := podReference(a.Spec.PodNamespace, a.Spec.Pod, types.UID(a.Annotations[v1.PodUIDAnnotationKey]))
-	e.write(to, types.NamespacedName{Namespace: a.Namespace, Name: a.Name}, kind, reason, message)
+	e.write(to, types.NamespacedName{Namespace: a.Namespace, Name: a.Name}, kind, reason, message, details...)
 }
 
-func (e events) binding(a *v1.AzureAssignedIdentity, kind, reason, message string) {
+func (e events) binding(a *v1.AzureAssignedIdentity, kind, reason, message string, details ...string) {
 	b := a.Spec.AzureBindingRef
 	if b == nil {
 		return
 	}
-	e.write(bindingReference(b.Namespace, b.Name, b.UID), types.NamespacedName{Namespace: a.Namespace, Name: a.Name}, kind, reason, message)
+	e.write(bindingReference(b.Namespace, b.Name, b.UID), types.NamespacedName{Namespace: a.Namespace, Name: a.Name}, kind, reason, message, details...)
 }
 
 // The objects that events are about. Neither needs to be at hand as a whole: an
@@ -144,4 +151,8 @@ func podReference(namespace, name string, uid types.UID) *corev1.ObjectReference
 
 func bindingReference(namespace, name string, uid types.UID) *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentityBinding, Namespace: namespace, Name: name, UID: uid}
+}
+
+func identityReference(id *v1.AzureIdentity) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentity, Namespace: id.Namespace, Name: id.Name, UID: id.UID}
 }

@@ -131,7 +131,7 @@ func (r *podReconciler) create(ctx context.Context, a *v1.AzureAssignedIdentity)
 	}
 	if err != nil {
 		r.metrics.KubernetesAPIErrors.WithLabelValues(metric.OpAssignedIdentityAddition).Inc()
-		r.events.applyError(a, err.Error())
+		r.events.applyError(a, err.Error(), "")
 		return fmt.Errorf("creating AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, err)
 	}
 	r.metrics.AssignedIdentityAdditions.Inc()
@@ -149,7 +149,7 @@ func (r *podReconciler) update(ctx context.Context, u assign.Update) error {
 		return nil // the cache is behind; the newer object is an event to come
 	case err != nil:
 		r.metrics.KubernetesAPIErrors.WithLabelValues(metric.OpAssignedIdentityUpdate).Inc()
-		r.events.applyError(a, err.Error())
+		r.events.applyError(a, err.Error(), "")
 		return fmt.Errorf("updating AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, err)
 	}
 	r.metrics.AssignedIdentityUpdates.Inc()

@@ -114,11 +114,13 @@ func refused(s *scenario) {
 	s.assigned("default/app-default-good=Assigned", "default/app-default-bad=Created")
 	s.event("AzureIdentityBinding", "bad", "binding apply error", "FailedIdentityOperation")
 	s.event("Pod", "app", "binding apply error", "FailedIdentityOperation")
+	s.event("Pod", "app", "binding apply error", "(request ")
+	s.event("AzureIdentity", "bad", "binding apply error", "not assigned: FailedIdentityOperation")
 	s.eventually("condition of the refused one", func() string {
 		for _, a := range s.all() {
 			if a.Spec.AzureIdentityRef.Name == "bad" {
 				c := meta.FindStatusCondition(a.Status.Conditions, v1.ConditionAssigned)
-				if c == nil || c.Reason != v1.ReasonAssignmentFailed || !strings.Contains(c.Message, "FailedIdentityOperation") {
+				if c == nil || c.Reason != v1.ReasonAssignmentFailed || !strings.Contains(c.Message, "FailedIdentityOperation") || !strings.Contains(c.Message, "(request ") {
 					return fmt.Sprintf("%+v", c)
 				}
 			}

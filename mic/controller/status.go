@@ -59,7 +59,7 @@ func (w *statusWriter) judged(ctx context.Context, a *v1.AzureAssignedIdentity, 
 		w.events.applied(a)
 		klog.FromContext(ctx).Info(fmt.Sprintf("identity %s has successfully been assigned to node %s", name, a.Spec.NodeName), logkey.Pod, podKey(a).String())
 	case !v.assigned && !v.unknown && v.reason != v1.ReasonPending && (changed || v.attempted):
-		w.events.applyError(a, v.message)
+		w.events.applyError(a, v.message, v.requestID)
 	}
 	return nil
 }
