@@ -155,6 +155,8 @@ type scenario struct {
 	force bool
 	// upgrade of stored objects from the next startMIC on.
 	upgrade *TypeUpgrade
+	// as is the user that the next MIC is; "" is one who may do everything.
+	as string
 	// cut, if set, is how many writes the next MIC gets before it dies.
 	cut *int
 	// wire is MIC's connection to the API server and to Azure.
@@ -204,7 +206,7 @@ func (s *scenario) startMIC() {
 	if s.cut != nil {
 		s.wire.cutAfter(*s.cut)
 	}
-	config := rest.CopyConfig(s.config)
+	config := asUser(s.config, s.as)
 	config.Wrap(s.wire.around)
 	live, err := NewLiveClient(config)
 	check(s.t, err)
