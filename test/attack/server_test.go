@@ -95,18 +95,7 @@ func (s *server) reset(t *testing.T) {
 	for _, kind := range []client.Object{&admissionv1.ValidatingAdmissionPolicyBinding{}, &admissionv1.ValidatingAdmissionPolicy{}} {
 		check(t, s.admin.DeleteAllOf(ctx, kind))
 	}
-	for _, namespace := range namespaces {
-		for _, kind := range []client.Object{&rbacv1.RoleBinding{}, &rbacv1.Role{}} {
-			check(t, s.admin.DeleteAllOf(ctx, kind, client.InNamespace(namespace)))
-		}
-	}
-	var cluster rbacv1.ClusterRoleBindingList
-	check(t, s.admin.List(ctx, &cluster))
-	for _, o := range cluster.Items {
-		if strings.HasPrefix(o.Name, "aad-pod-identity-") {
-			check(t, s.admin.Delete(ctx, &o))
-		}
-	}
+	s.takeRights(ctx, t)
 	for _, name := range s.policies {
 		s.eventually(t, "the end of policy "+name, func() error {
 			if err := s.tryCanary(ctx, t, name); err != nil && strings.Contains(err.Error(), name) {
@@ -117,15 +106,34 @@ func (s *server) reset(t *testing.T) {
 	}
 	for _, right := range s.granted {
 		s.eventually(t, "the end of a right of "+right.User, func() error {
-			if allowed, _ := s.allowed(ctx, right); allowed {
-				return fmt.Errorf("%s may still %s %s", right.User, right.ResourceAttributes.Verb, right.ResourceAttributes.Resource)
+			allowed, reason, err := s.review(ctx, right)
+			if err == nil && allowed {
+				err = fmt.Errorf("%s may still %s %s: %s", right.User, right.ResourceAttributes.Verb, right.ResourceAttributes.Resource, reason)
+				s.takeRights(ctx, t) // what has come since
 			}
-			return nil
+			return err
 		})
 	}
 	s.policies, s.granted = nil, nil
 	for _, o := range s.list(t, "AzureIdentity", "AzureIdentityBinding", "AzurePodIdentityException", "AzureAssignedIdentity") {
 		check(t, s.admin.Delete(ctx, &o))
+	}
+}
+
+// takeRights deletes what grants and the chart's roles have given.
+func (s *server) takeRights(ctx context.Context, t *testing.T) {
+	t.Helper()
+	for _, namespace := range namespaces {
+		for _, kind := range []client.Object{&rbacv1.RoleBinding{}, &rbacv1.Role{}} {
+			check(t, s.admin.DeleteAllOf(ctx, kind, client.InNamespace(namespace)))
+		}
+	}
+	var cluster rbacv1.ClusterRoleBindingList
+	check(t, s.admin.List(ctx, &cluster))
+	for _, o := range cluster.Items {
+		if strings.HasPrefix(o.Name, "aad-pod-identity-") {
+			check(t, client.IgnoreNotFound(s.admin.Delete(ctx, &o)))
+		}
 	}
 }
 
@@ -328,9 +336,15 @@ func (s *server) waitAllowed(t *testing.T, user string, attributes authorization
 }
 
 func (s *server) allowed(ctx context.Context, right authorizationv1.SubjectAccessReviewSpec) (bool, error) {
+	allowed, _, err := s.review(ctx, right)
+	return allowed, err
+}
+
+// review says whether somebody has a right, and by what.
+func (s *server) review(ctx context.Context, right authorizationv1.SubjectAccessReviewSpec) (allowed bool, reason string, err error) {
 	review := &authorizationv1.SubjectAccessReview{Spec: right}
-	err := s.admin.Create(ctx, review)
-	return err == nil && review.Status.Allowed, err
+	err = s.admin.Create(ctx, review)
+	return err == nil && review.Status.Allowed, review.Status.Reason, err
 }
 
 // user is somebody who talks to the API server.
