@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -159,13 +161,16 @@ func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch,
 	}
 	var first *http.Response
 	begin := policy.WithCaptureResponse(ctx, &first)
+	// The SDK repeats what was not answered, and then knows the last answer only.
+	var sent atomic.Int32
+	begin = httptrace.WithClientTrace(begin, &httptrace.ClientTrace{WroteHeaders: func() { sent.Add(1) }})
 	var last *http.Response
 	if target.Kind == resourceid.VMSS {
 		poller, err := of.vmss.BeginUpdate(begin, target.ResourceGroup, target.Name, armcompute.VirtualMachineScaleSetUpdate{
 			Identity: &armcompute.VirtualMachineScaleSetIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
 		}, &armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions{IfMatch: match})
 		if err != nil {
-			return nil, unknown(first), c.explain(ctx, err)
+			return nil, unknown(first) || sent.Load() > 1, c.explain(ctx, err)
 		}
 		last, err = wait(ctx, poller, first, c.pollBase)
 		if err != nil {
@@ -177,7 +182,7 @@ func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch,
 		Identity: &armcompute.VirtualMachineIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
 	}, &armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: match})
 	if err != nil {
-		return nil, unknown(first), c.explain(ctx, err)
+		return nil, unknown(first) || sent.Load() > 1, c.explain(ctx, err)
 	}
 	last, err = wait(ctx, poller, first, c.pollBase)
 	if err != nil {

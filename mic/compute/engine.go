@@ -65,6 +65,9 @@ type state struct {
 	// failures by resourceid.Key, of identities that ARM refused on this target
 	// alone.
 	failures map[string]Failure
+	// claimed are those that the ledger, written ahead, calls added although no PATCH
+	// that may have had an effect has carried them.
+	claimed map[string]bool
 	// suspects counts refusals of which an identity, by resourceid.Key, may be the
 	// reason or the target itself.
 	suspects map[string]int
@@ -76,7 +79,7 @@ type state struct {
 
 func newState(target resourceid.Compute, l *Ledger) *state {
 	target.Instance = ""
-	s := &state{target: target, ledger: l, failures: map[string]Failure{}, suspects: map[string]int{}}
+	s := &state{target: target, ledger: l, failures: map[string]Failure{}, claimed: map[string]bool{}, suspects: map[string]int{}}
 	s.tracked.Store(!l.empty())
 	return s
 }

@@ -127,8 +127,17 @@ func (p *pass) attempt(ctx context.Context) error {
 	if err := p.refresh(ctx); err != nil {
 		return err
 	}
+	if err := p.disclaim(ctx); err != nil {
+		return err
+	}
 	work := p.work()
-	if err := p.e.save(ctx, p.s, ahead(p.s.ledger, p.want, p.s.known, work.adds)); err != nil {
+	next := ahead(p.s.ledger, p.want, p.s.known, work.adds)
+	for key := range next.Added {
+		if _, before := p.s.ledger.Added[key]; !before {
+			p.s.claimed[key] = true
+		}
+	}
+	if err := p.e.save(ctx, p.s, next); err != nil {
 		return err
 	}
 	if !work.any() {
@@ -281,6 +290,21 @@ func ahead(l *Ledger, want map[string]string, known *resource, adds []string) *L
 		}
 	}
 	return next
+}
+
+// disclaim corrects a ledger that was written ahead of a PATCH that ARM refused
+// because somebody else had changed the target: what is there now although no
+// PATCH of MIC's can have put it there is not MIC's.
+func (p *pass) disclaim(ctx context.Context) error {
+	next := p.s.ledger.clone()
+	for key := range p.s.claimed {
+		id, added := next.Added[key]
+		if _, there := p.s.known.identities[key]; there && added {
+			next.Preexisting[key] = id
+			delete(next.Added, key)
+		}
+	}
+	return p.e.save(ctx, p.s, next)
 }
 
 // settle cleans the ledger once the outcome is known: what is not there is

@@ -87,6 +87,11 @@ func (p *pass) send(ctx context.Context, adds, removes []string, h *hunt) error 
 func (p *pass) update(ctx context.Context, body patch, adds, removes []string) error {
 	p.asked = true
 	answer, started, err := p.client.update(ctx, p.target, body, p.s.known.etag)
+	if err == nil || started {
+		for _, id := range adds {
+			delete(p.s.claimed, resourceid.Key(id))
+		}
+	}
 	if err == nil {
 		p.s.known.applied(adds, removes, answer)
 		p.s.learnt = p.e.options.Now()
