@@ -164,7 +164,7 @@ func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch,
 	// The SDK repeats what was not answered, and then knows the last answer only.
 	var sent atomic.Int32
 	begin = httptrace.WithClientTrace(begin, &httptrace.ClientTrace{WroteHeaders: func() { sent.Add(1) }})
-	var last *http.Response
+	var last *reply
 	if target.Kind == resourceid.VMSS {
 		poller, err := of.vmss.BeginUpdate(begin, target.ResourceGroup, target.Name, armcompute.VirtualMachineScaleSetUpdate{
 			Identity: &armcompute.VirtualMachineScaleSetIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
@@ -176,7 +176,7 @@ func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch,
 		if err != nil {
 			return nil, true, c.explain(ctx, err)
 		}
-		return describe(last, first), true, nil
+		return describe(last, replyOf(first)), true, nil
 	}
 	poller, err := of.vm.BeginUpdate(begin, target.ResourceGroup, target.Name, armcompute.VirtualMachineUpdate{
 		Identity: &armcompute.VirtualMachineIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
@@ -188,7 +188,7 @@ func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch,
 	if err != nil {
 		return nil, true, c.explain(ctx, err)
 	}
-	return describe(last, first), true, nil
+	return describe(last, replyOf(first)), true, nil
 }
 
 // explain types an error, and adds who the caller is if ARM only says what that
@@ -207,15 +207,29 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	return err
 }
 
-// describe returns the resource as the first of the answers shows it that does
+// reply is what an answer of ARM says.
+type reply struct {
+	raw  []byte
+	etag string
+}
+
+// replyOf reads an answer, which the SDK has done before and keeps.
+func replyOf(r *http.Response) *reply {
+	if r == nil {
+		return nil
+	}
+	raw, err := runtime.Payload(r)
+	if err != nil {
+		return nil
+	}
+	return &reply{raw, r.Header.Get("ETag")}
+}
+
+// describe returns the resource as the first of the replies shows it that does
 // so; nil if none does, or none has an ETag.
-func describe(answers ...*http.Response) *resource {
-	for _, r := range answers {
+func describe(replies ...*reply) *resource {
+	for _, r := range replies {
 		if r == nil {
-			continue
-		}
-		raw, err := runtime.Payload(r)
-		if err != nil {
 			continue
 		}
 		var body struct {
@@ -226,11 +240,11 @@ func describe(answers ...*http.Response) *resource {
 				UserAssigned map[string]*armcompute.UserAssignedIdentitiesValue `json:"userAssignedIdentities"`
 			} `json:"identity"`
 		}
-		if err := json.Unmarshal(raw, &body); err != nil || body.ID == "" {
+		if err := json.Unmarshal(r.raw, &body); err != nil || body.ID == "" {
 			continue
 		}
 		if body.Etag == "" {
-			body.Etag = r.Header.Get("ETag")
+			body.Etag = r.etag
 		}
 		if body.Etag != "" {
 			return newResource(body.Identity.Type, body.Identity.UserAssigned, nil, &body.Etag)
@@ -249,9 +263,9 @@ func unknown(r *http.Response) bool {
 // first one was final. azcore's own loop cannot poll more often than once a
 // second, gives up when a poll is throttled, and reads the resource once more at
 // the end.
-func wait[T any](ctx context.Context, poller *runtime.Poller[T], first *http.Response, base time.Duration) (*http.Response, error) {
+func wait[T any](ctx context.Context, poller *runtime.Poller[T], first *http.Response, base time.Duration) (*reply, error) {
 	next, told := base, first
-	var last *http.Response
+	var last *reply
 	failures := 0
 	for !poller.Done() {
 		delay := next
@@ -284,7 +298,7 @@ func wait[T any](ctx context.Context, poller *runtime.Poller[T], first *http.Res
 			continue
 		}
 		failures = 0
-		last, told = response, response
+		last, told = replyOf(response), response
 	}
 	if last != nil && succeeded(last) {
 		return last, nil
@@ -306,18 +320,11 @@ func passing(err error) bool {
 
 // succeeded says whether the last answer of an operation tells success in so
 // many words.
-func succeeded(r *http.Response) bool {
-	if r == nil {
-		return false
-	}
-	raw, err := runtime.Payload(r)
-	if err != nil {
-		return false
-	}
+func succeeded(r *reply) bool {
 	var operation struct {
 		Status string `json:"status"`
 	}
-	return json.Unmarshal(raw, &operation) == nil && strings.EqualFold(operation.Status, "Succeeded")
+	return json.Unmarshal(r.raw, &operation) == nil && strings.EqualFold(operation.Status, "Succeeded")
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -183,7 +183,7 @@ func TestTheAPIServerIsAwayAtEveryWrite(t *testing.T) {
 		writes := 0
 		w.onLedger = func() error {
 			if writes++; writes == n {
-				return fmt.Errorf("the API server is away")
+				return errors.New("the API server is away")
 			}
 			return nil
 		}

@@ -66,6 +66,9 @@ func (w *world) Do(req *policy.Request) (*http.Response, error) {
 	}
 	response, err := req.Next()
 	if killed := w.effect(false); killed != nil {
+		if response != nil {
+			_ = response.Body.Close() // nobody reads it
+		}
 		return nil, killed
 	}
 	return response, err
@@ -86,7 +89,7 @@ func newWorld(t *testing.T, settings azure.Settings) *world {
 	w := &world{t: t, immune: map[string]bool{}, now: time.Now()}
 	w.ctx = klog.NewContext(t.Context(), ktesting.NewLogger(t, ktesting.NewConfig()))
 	e := emulator()
-	e.Reset()
+	try(t, e.Reset())
 	try(t, e.SetSettings(settings))
 	w.azure = e
 	w.app = must(e.PutApp(azure.App{Secrets: []string{"secret"}}))

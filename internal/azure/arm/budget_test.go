@@ -226,13 +226,13 @@ func TestWhichAnswersPauseEverybody(t *testing.T) {
 func TestAClusterUnder429Progresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget()
-		real := rate.NewLimiter(writeRefill/2, writeBucket/2)
+		allowed := rate.NewLimiter(writeRefill/2, writeBucket/2)
 		var sent, refused atomic.Int64
 		server := func(r *http.Request) (*http.Response, error) {
 			sent.Add(1)
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			a := response(200, "{}")
-			if !real.Allow() {
+			if !allowed.Allow() {
 				refused.Add(1)
 				a = response(429, "{}", "Retry-After", "10")
 			}
@@ -246,7 +246,7 @@ func TestAClusterUnder429Progresses(t *testing.T) {
 				for done := 0; done < 5; {
 					err := send(t, b, http.MethodPatch, "/subscriptions/one/x", server)
 					if after, throttled := IsThrottled(err); throttled {
-						time.Sleep(after)
+						<-time.After(after)
 						continue
 					}
 					if err != nil {
