@@ -75,7 +75,7 @@ func install(ctx context.Context) error {
 		"install", stack.Release, env.Chart(), "--wait", "--timeout=3m",
 		"--set", "nmi.ipTableUpdateTimeIntervalInSeconds=2",
 		"--set", "nmi.retryAttemptsForCreated=2", "--set", "nmi.retryAttemptsForAssigned=20", "--set", "nmi.findIdentityRetryIntervalInSeconds=1",
-		"--set", "mic.identityAssignmentReconcileInterval=5s", "--set", "mic.syncRetryDuration=5s",
+		"--set", "readinessGate.enabled=true", "--set", "mic.identityAssignmentReconcileInterval=5s", "--set", "mic.syncRetryDuration=5s",
 	}, env.HelmArgs()...)
 	if out, err := env.Helm(ctx, args...); err != nil {
 		dump(ctx)
