@@ -150,17 +150,11 @@ func (b *breaker) forget(target string, needed map[string]bool) {
 	}
 }
 
-// reset forgets everything, after a change of the credential, say, and returns
-// the targets that wait.
-func (b *breaker) reset() []string {
+// reset forgets everything, after a change of the credential, say.
+func (b *breaker) reset() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	waiting := map[string]bool{}
-	for _, r := range b.known {
-		maps.Copy(waiting, r.waiting)
-	}
 	b.known = map[string]*refused{}
-	return slices.Sorted(maps.Keys(waiting))
 }
 
 // count is how many identities no target may try.
