@@ -59,6 +59,11 @@ type process struct {
 
 // start runs a component until stop, with its output in a file.
 func (e *environment) start(ctx context.Context, binary string, args ...string) (*process, error) {
+	return e.startWith(ctx, nil, binary, args...)
+}
+
+// startWith is start with more in the component's environment.
+func (e *environment) startWith(ctx context.Context, variables []string, binary string, args ...string) (*process, error) {
 	p := &process{log: binary + ".log"}
 	file, err := os.Create(p.log)
 	if err != nil {
@@ -66,6 +71,7 @@ func (e *environment) start(ctx context.Context, binary string, args ...string) 
 	}
 	defer func() { _ = file.Close() }() // the child has its own copy
 	p.cmd = exec.CommandContext(ctx, binary, args...)
+	p.cmd.Env = append(os.Environ(), variables...)
 	p.cmd.Stdout, p.cmd.Stderr = file, file
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", binary, err)

@@ -21,9 +21,16 @@ type scenario struct {
 	run  func(ctx context.Context, e *environment) ([]Result, error)
 }
 
+// is says whether a name is that of the scenario or of the group it is in.
+func (s scenario) is(name string) bool { return s.name == name || strings.HasPrefix(s.name, name+"-") }
+
 func scenarios() []scenario {
 	return []scenario{
 		{"admission", admissionScenario},
+		{"mic-latency", micScenario(2*latencySamples, shortOperations, micLatency)},
+		{"mic-burst", micScenario(burstSets, slowWrites, micBurst)},
+		{"mic-scale", micScenario(scaleSets, slowWrites, micScale)},
+		{"mic-growth", micScenario(growthSets, slowWrites, micGrowth)},
 	}
 }
 
@@ -38,7 +45,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	only := fs.String("only", "", "comma-separated scenarios to run; empty: all")
+	only := fs.String("only", "", "comma-separated scenarios to run, or the words before their hyphens; empty: all")
 	assets := fs.String("assets", os.Getenv("KUBEBUILDER_ASSETS"), "directory of etcd, kube-apiserver and helm")
 	out := fs.String("out", "test/bench/results.json", "file for the results")
 	if err := fs.Parse(args); err != nil {
@@ -47,10 +54,12 @@ func run(ctx context.Context, args []string) error {
 	all := scenarios()
 	if *only != "" {
 		wanted := strings.Split(*only, ",")
-		all = slices.DeleteFunc(all, func(s scenario) bool { return !slices.Contains(wanted, s.name) })
-		if len(all) != len(wanted) {
-			return fmt.Errorf("--only=%q: unknown scenario among these", *only)
+		for _, name := range wanted {
+			if !slices.ContainsFunc(all, func(s scenario) bool { return s.is(name) }) {
+				return fmt.Errorf("--only=%q: there is no scenario %q", *only, name)
+			}
 		}
+		all = slices.DeleteFunc(all, func(s scenario) bool { return !slices.ContainsFunc(wanted, s.is) })
 	}
 	dir, err := os.MkdirTemp("", "aad-pod-identity-bench-")
 	if err != nil {
