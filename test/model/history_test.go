@@ -50,6 +50,9 @@ func TestHistories(t *testing.T) {
 		if failure := s.run(t.Context(), h, patience); failure != nil {
 			s.explain(t, seed, h, failure)
 		}
+		if (i+1)%50 == 0 {
+			t.Logf("%d histories, %s", i+1, time.Since(started).Round(time.Second))
+		}
 	}
 	t.Logf("%d histories from seed %d, %d operations, %d quiet periods: %s", wanted, *seedFlag, operations, rests, time.Since(started).Round(time.Second))
 }

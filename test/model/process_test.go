@@ -30,7 +30,7 @@ var (
 )
 
 // gate is what all calls of one MIC pass. It counts those that matter, all to ARM
-// and the writes to the API server, and is where MIC is killed: nothing passes
+// and the writes to the API server, and is where MIC is killed: none of them passes
 // after that, which is what a SIGKILL does and the end of a context does not.
 type gate struct {
 	died func()
@@ -82,11 +82,11 @@ func (g *gate) list() []string {
 func (g *gate) enter(r *http.Request, toARM bool) (last bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.dead {
-		return false, errDead
-	}
 	if !toARM && r.Method == http.MethodGet {
 		return false, nil
+	}
+	if g.dead {
+		return false, errDead
 	}
 	g.calls = append(g.calls, r.Method+" "+r.URL.Path)
 	if len(g.calls) == g.killAt {
@@ -121,7 +121,7 @@ func (t gated) RoundTrip(r *http.Request) (*http.Response, error) {
 	if last {
 		t.kill()
 	}
-	if t.isDead() && err == nil {
+	if err == nil && t.isDead() && (t.toARM || r.Method != http.MethodGet) {
 		_ = response.Body.Close() // nobody will read it
 		return nil, errDead
 	}
@@ -132,7 +132,9 @@ func (t gated) RoundTrip(r *http.Request) (*http.Response, error) {
 // leader lock and no events.
 type process struct {
 	*gate
-	cancel context.CancelFunc
+	// cancel ends MIC. It waits for the caches: controller-runtime's manager never
+	// ends if its context does while it waits for them.
+	cancel func()
 	ended  chan error
 	log    *tail
 }
@@ -158,14 +160,13 @@ func start(config *rest.Config, azure *cloud.Cloud, at pace) (*process, error) {
 	p := &process{gate: &gate{}, ended: make(chan error, 1), log: &tail{}}
 	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(p.log)))
 	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), logger))
-	p.cancel, p.died = cancel, cancel
-
 	config = rest.CopyConfig(config)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return gated{p.gate, next, false} })
 	behind := *azure
 	behind.HTTP = &http.Client{Transport: gated{p.gate, azure.HTTP.Transport, true}}
 	live, err := controller.NewLiveClient(config)
 	if err != nil {
+		cancel()
 		return nil, fmt.Errorf("starting MIC: %w", err)
 	}
 	options := arm.ClientOptions(&behind, arm.NewBudget(), "model")
@@ -179,8 +180,14 @@ func start(config *rest.Config, azure *cloud.Cloud, at pace) (*process, error) {
 		Metrics: metric.NewMIC(prometheus.NewRegistry()), Recorder: &record.FakeRecorder{},
 	})
 	if err != nil {
+		cancel()
 		return nil, fmt.Errorf("starting MIC: %w", err)
 	}
+	p.cancel = func() {
+		controllers.Manager.GetCache().WaitForCacheSync(ctx)
+		cancel()
+	}
+	p.died = func() { go p.cancel() }
 	go func() { p.ended <- controllers.Manager.Start(ctx) }()
 	return p, nil
 }
