@@ -20,6 +20,11 @@ func TestTogether(t *testing.T) {
 		"SameNamesInTwoNamespaces":      sameNamesInTwoNamespaces,
 		"BadIdentityDoesNotBlockOthers": badIdentityDoesNotBlockOthers,
 		"ForbiddenByARM":                forbiddenByARM,
+		"LabelChanged":                  labelChanged,
+		"IdentityChanged":               identityChanged,
+		"ExistingSurvivesInvalid":       existingSurvivesInvalid,
+		"KeptIdentities":                keptIdentities,
+		"OneNameInTwoNamespaces":        oneNameInTwoNamespaces,
 		"TagsCatchUp":                   tagsCatchUp,
 		"BadManifests":                  badManifests,
 		"GoodManifests":                 goodManifests,
@@ -188,18 +193,7 @@ func TestDriftIsRepaired(t *testing.T) {
 	id := azureIdentity(t, "drift")
 	apply(t, identityManifest(ns, "drift", id)+bindingManifest(ns, "drift", "drift", "drift")+podManifest(ns, "web", "drift"))
 	waitState(t, ns, "web", "drift", "Assigned")
-	c, err := env.Azure.Compute(t.Context(), env.VMSSID())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var others []azure.Assignment
-	for _, a := range c.UserAssigned {
-		if !strings.EqualFold(a.ID, id.ID) {
-			others = append(others, a)
-		}
-	}
-	c.UserAssigned = others
-	if _, err := env.Azure.PutCompute(t.Context(), c); err != nil {
+	if err := takenAwayByHand(t.Context(), id.ID); err != nil {
 		t.Fatal(err)
 	}
 	waitOnScaleSet(t, id.ID, true)

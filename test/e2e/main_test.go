@@ -76,6 +76,7 @@ func install(ctx context.Context) error {
 		"--set", "nmi.ipTableUpdateTimeIntervalInSeconds=2",
 		"--set", "nmi.retryAttemptsForCreated=2", "--set", "nmi.retryAttemptsForAssigned=20", "--set", "nmi.findIdentityRetryIntervalInSeconds=1",
 		"--set", "readinessGate.enabled=true", "--set", "mic.identityAssignmentReconcileInterval=5s", "--set", "mic.syncRetryDuration=5s",
+		"--set", "mic.immutableUserMSIs={" + immutableClientID + "}",
 	}, env.HelmArgs()...)
 	if out, err := env.Helm(ctx, args...); err != nil {
 		dump(ctx)

@@ -28,6 +28,9 @@ const (
 	Release       = "aad-pod-identity"
 	ClientImage   = "aad-pod-identity.local/client:v1"
 
+	// ClusterClientID is the cluster's own identity, which azure.json names.
+	ClusterClientID = "0d0d0d0d-3333-4333-8333-0d0d0d0d0d0d"
+
 	// micClientID and micSecret are MIC's own service principal in the emulator.
 	micClientID = "0d0d0d0d-1111-4111-8111-0d0d0d0d0d0d"
 	micObjectID = "0d0d0d0d-2222-4222-8222-0d0d0d0d0d0d"
@@ -156,7 +159,7 @@ func (s *Stack) seed() ([]byte, error) {
 			{PrincipalID: micObjectID, Role: azure.RoleVirtualMachineContributor, Scope: group + NodeGroup},
 			{PrincipalID: micObjectID, Role: azure.RoleManagedIdentityOperator, Scope: group + IdentityGroup},
 		},
-		"azureConfig": azure.AzureConfig{ClientID: micClientID, ClientSecret: micSecret, SubscriptionID: Subscription, ResourceGroup: NodeGroup},
+		"azureConfig": azure.AzureConfig{ClientID: micClientID, ClientSecret: micSecret, SubscriptionID: Subscription, ResourceGroup: NodeGroup, UserAssignedIdentityID: ClusterClientID},
 	}
 	data, err := json.MarshalIndent(seed, "", "  ")
 	if err != nil {
