@@ -225,7 +225,16 @@ func (s *SelfSigned) rotate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("preparing the rotation: %w", err)
 	}
-	if err := mgr.Start(ctx); err != nil && ctx.Err() == nil {
+	begun := make(chan struct{})
+	err = mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		close(begun)
+		<-ctx.Done()
+		return nil
+	}))
+	if err != nil {
+		return fmt.Errorf("preparing the rotation: %w", err)
+	}
+	if err := run.UntilEnd(ctx, begun, mgr.Start); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("rotating: %w", err)
 	}
 	return nil

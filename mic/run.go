@@ -98,7 +98,7 @@ func serve(ctx context.Context, o *options) error {
 		return nil
 	})
 	g.Go(func() error {
-		if err := controllers.Manager.Start(ctx); err != nil {
+		if err := controllers.Run(ctx); err != nil {
 			if ctx.Err() == nil && controllers.Elected() {
 				return fmt.Errorf("lost leader lease: %w", err)
 			}

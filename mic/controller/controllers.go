@@ -30,6 +30,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
 
@@ -82,7 +83,26 @@ const (
 type Controllers struct {
 	Manager manager.Manager
 	start   *start
+	begun   chan struct{}
 }
+
+// Run runs everything until ctx ends, or the lease is lost.
+func (c *Controllers) Run(ctx context.Context) error {
+	return run.UntilEnd(ctx, c.begun, c.Manager.Start)
+}
+
+// beginning is closed once the manager has filled its caches, whether or not it leads.
+type beginning chan struct{}
+
+// Start implements manager.Runnable.
+func (b beginning) Start(ctx context.Context) error {
+	close(b)
+	<-ctx.Done()
+	return nil
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (beginning) NeedLeaderElection() bool { return false }
 
 // NewLiveClient returns a client that reads from the API server, for what must
 // not come from a cache.
@@ -130,9 +150,11 @@ func New(ctx context.Context, config *rest.Config, live client.Client, engine *c
 		return nil, err
 	}
 	w := &world{cached: m.GetClient(), live: live, namespace: o.Namespace, forceNamespaced: o.ForceNamespaced, mayUse: o.MayUse}
-	c := &Controllers{Manager: m, start: &start{world: w, engine: engine, metrics: o.Metrics, done: make(chan struct{})}}
-	if err := m.Add(c.start); err != nil {
-		return nil, fmt.Errorf("manager: %w", err)
+	c := &Controllers{Manager: m, begun: make(chan struct{}), start: &start{world: w, engine: engine, metrics: o.Metrics, done: make(chan struct{})}}
+	for _, part := range []manager.Runnable{beginning(c.begun), c.start} {
+		if err := m.Add(part); err != nil {
+			return nil, fmt.Errorf("manager: %w", err)
+		}
 	}
 	ev := newEvents(o.Recorder)
 	maps := &mappers{world: w}

@@ -22,6 +22,7 @@ func TestCrashes(t *testing.T) {
 	for name, run := range map[string]func(*scenario){
 		"killed between any two writes":                                    killedAnywhere,
 		"the API server is away while things change":                       serverAway,
+		"told to stop before the caches are filled":                        stoppedAtOnce,
 		"a pod made again under its name on its node":                      madeAgain,
 		"a pod made again under its name on another scale set":             madeAgainElsewhere,
 		"a node is deleted while its pods linger, and comes back":          nodeBack,
@@ -31,6 +32,13 @@ func TestCrashes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { run(c.scenario(t)) })
 	}
+}
+
+// stoppedAtOnce ends MIC while it still lists; that it ends is the test.
+func stoppedAtOnce(s *scenario) {
+	s.stop()
+	s.startMIC()
+	s.stop()
 }
 
 // killedAnywhere lets each MIC live for one write, to Kubernetes or Azure, and then

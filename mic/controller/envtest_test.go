@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -229,7 +230,7 @@ func (s *scenario) startMIC() {
 	})
 	check(s.t, err)
 	ended := make(chan error, 1)
-	go func() { ended <- controllers.Manager.Start(ctx) }()
+	go func() { ended <- controllers.Run(ctx) }()
 	stopped := false
 	s.stop = func() {
 		if stopped {
@@ -237,7 +238,7 @@ func (s *scenario) startMIC() {
 		}
 		stopped = true
 		cancel()
-		if err := <-ended; err != nil {
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
 			s.t.Errorf("manager: %v", err)
 		}
 		broadcaster.Shutdown()
