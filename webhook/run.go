@@ -40,6 +40,10 @@ const (
 	pathStripPods  = "/strip-pods"
 )
 
+// gcPercent: what a review leaves is garbage at once and the caches are small, so that
+// more would buy speed that nobody needs with memory.
+const gcPercent = 25
+
 // serveCommand parses the flags and serves until ctx ends.
 func serveCommand(ctx context.Context, args []string) error {
 	o := newOptions()
@@ -55,7 +59,7 @@ func serveCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	limitGarbage(os.LookupEnv)
+	run.LimitGarbage(os.Getenv, gcPercent)
 	return serve(ctx, o, config)
 }
 

@@ -13,9 +13,10 @@
 // stand at the spec and not at its fields: an update of any field is judged by all
 // of them. An update that leaves the spec as it is passes, for the stored object
 // may be older than the rules, and must still get labels and finalizers. Each rule
-// says so itself, by oldSelf == optional.of(self): the ratcheting of the API server
+// says so itself, by comparing oldSelf and self: the ratcheting of the API server
 // takes a spec for changed that has a field without schema, such as those of
-// spec.metadata. The copies in an AzureAssignedIdentity may be of an old object,
+// spec.metadata. It compares both ways, since CEL looks only at the left side's fields
+// that have a schema: {ResourceID: x} == {resourceID: x} is true. The copies in an AzureAssignedIdentity may be of an old object,
 // so "make generate" takes the rules out there. Limits of length are there for the
 // cost of the rules, which say themselves what is too long; they are larger than
 // what Azure allows.

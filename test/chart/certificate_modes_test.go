@@ -135,23 +135,32 @@ func TestOtherModesNeedNoCertManager(t *testing.T) {
 }
 
 // The uninstallation deletes the Secrets of all modes, which the release may have
-// had before, and never one of the user's.
+// had before, and never one of the user's. The authority's it deletes only if the
+// release's own issuer signed it.
 func TestCleanupDeletesOurSecretsOnly(t *testing.T) {
+	const tls, selfSigned, ca = webhookName + "-tls", webhookName + "-self-signed", webhookName + "-ca"
+	provided := func(secret string) []string {
+		return append(newForeignCA(t).values(t), "--set", "webhook.certificates.secretName="+secret)
+	}
 	tests := map[string]struct {
 		args []string
-		want string
+		want []string
+		ca   string
 	}{
-		"cert-manager":                  {nil, webhookName + "-tls," + webhookName + "-self-signed," + webhookName + "-ca"},
-		"an issuer of the user's":       {[]string{"--set", "webhook.certManager.issuerRef.name=" + webhookName + "-ca"}, webhookName + "-tls," + webhookName + "-self-signed"},
-		"self":                          {[]string{"--set", "webhook.certificates.mode=self"}, webhookName + "-tls," + webhookName + "-self-signed," + webhookName + "-ca"},
-		"provided":                      {newForeignCA(t).values(t), webhookName + "-tls," + webhookName + "-self-signed," + webhookName + "-ca"},
-		"provided, by a name like ours": {append(newForeignCA(t).values(t), "--set", "webhook.certificates.secretName="+webhookName+"-tls"), webhookName + "-self-signed," + webhookName + "-ca"},
+		"cert-manager":                  {nil, []string{tls, selfSigned}, ca},
+		"an issuer of the user's":       {[]string{"--set", "webhook.certManager.issuerRef.name=" + ca}, []string{tls, selfSigned}, ca},
+		"self":                          {[]string{"--set", "webhook.certificates.mode=self"}, []string{tls, selfSigned}, ca},
+		"provided":                      {newForeignCA(t).values(t), []string{tls, selfSigned}, ca},
+		"provided, by a name like ours": {provided(tls), []string{selfSigned}, ca},
+		"provided, by a name like the authority's": {provided(ca), []string{tls, selfSigned}, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			all := mustRender(t, tt.args...)
-			if args := arguments(t, all.get(t, "Job/aad-pod-identity-cleanup")); !slices.Contains(args, "--secrets="+tt.want) {
-				t.Errorf("the arguments are %q, want --secrets=%s", args, tt.want)
+			args := arguments(t, mustRender(t, tt.args...).get(t, "Job/aad-pod-identity-cleanup"))
+			for _, want := range []string{"--secrets=" + strings.Join(tt.want, ","), "--ca-secret=" + tt.ca, "--ca-issuer=" + webhookName + "-selfsigned"} {
+				if !slices.Contains(args, want) {
+					t.Errorf("the arguments are %q, want %s", args, want)
+				}
 			}
 		})
 	}

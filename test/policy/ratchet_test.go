@@ -73,6 +73,11 @@ func (s *server) store(t *testing.T) map[string]bad {
 			object: object(v1.KindAzureIdentity, "early-names", map[string]any{"ResourceID": resourceID, "ClientID": clientID}),
 			heal:   map[string]any{"resourceID": resourceID, "clientID": clientID, "ResourceID": nil, "ClientID": nil}, broken: touch, refused: "spec.resourceID",
 		},
+		"names of an early release with bad values": {
+			object: object(v1.KindAzureIdentity, "early-values", map[string]any{"ResourceID": "nonsense", "ClientID": "x"}),
+			heal:   map[string]any{"resourceID": resourceID, "clientID": clientID, "ResourceID": nil, "ClientID": nil},
+			broken: map[string]any{"resourceID": "nonsense", "clientID": "x", "ResourceID": nil, "ClientID": nil}, refused: "spec.resourceID",
+		},
 		"an unknown name": {
 			object: mutated(object(v1.KindAzureIdentity, "unknown-name", good), func(spec map[string]any) { spec["colour"] = "blue" }),
 			heal:   map[string]any{"colour": nil}, broken: touch, refused: "spec.colour: unknown field",
