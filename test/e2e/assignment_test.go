@@ -161,6 +161,7 @@ func forbiddenByARM(t *testing.T) {
 }
 
 func TestIdentitiesThatWereThereBeforeStay(t *testing.T) {
+	waitSettled(t)
 	ns := namespace(t)
 	id := azureIdentity(t, "before")
 	before, err := env.Azure.Compute(t.Context(), env.VMSSID())

@@ -215,3 +215,16 @@ func wantNoToken(t *testing.T, namespace, pod string, args ...string) string {
 	}
 	return out
 }
+
+// waitSettled waits until nothing is assigned: what earlier tests left is gone, and
+// with it MIC's work on the scale set.
+func waitSettled(t *testing.T) {
+	t.Helper()
+	eventually(t, "no assigned identities of earlier tests", func(ctx context.Context) error {
+		out, err := env.Kubectl(ctx, "", "get", "azureassignedidentities", "-A", "-o", "name")
+		if err == nil && strings.TrimSpace(out) != "" {
+			err = fmt.Errorf("there are %q", out)
+		}
+		return err
+	})
+}

@@ -22,6 +22,7 @@ status: {status: Assigned}
 // TestAssignedIdentitiesAreMICsAlone is tried as the cluster's administrator:
 // what is refused is refused whatever RBAC allows.
 func TestAssignedIdentitiesAreMICsAlone(t *testing.T) {
+	waitSettled(t)
 	ns := namespace(t)
 	id := azureIdentity(t, "policy")
 	apply(t, identityManifest(ns, "policy", id)+bindingManifest(ns, "policy", "policy", "policy")+podManifest(ns, "web", "policy"))
