@@ -69,7 +69,7 @@ func TestMemoryOfAPod(t *testing.T) {
 type storeIndexer struct{ stores map[string]toolscache.Indexer }
 
 func (s storeIndexer) IndexField(_ context.Context, o client.Object, field string, value client.IndexerFunc) error {
-	name := ""
+	var name string
 	switch o.(type) {
 	case *corev1.Pod:
 		name = "pod"
@@ -112,7 +112,7 @@ func bigPod(i int) *corev1.Pod {
 			},
 			Annotations:     map[string]string{v1.PodBindingsAnnotationKey: "default/demo-binding", "kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"},
 			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-6d4cf56db6"}},
-			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubelet", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{}}`)}}},
+			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubelet", FieldsV1: metav1.NewFieldsV1(`{"f:status":{}}`)}},
 		},
 		Spec:   corev1.PodSpec{NodeName: fmt.Sprintf("aks-pool-12345678-vmss%06d", i/30), ServiceAccountName: "web", Containers: []corev1.Container{{Name: "web", Image: "web"}}},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1"},
@@ -135,6 +135,6 @@ func bigAssigned(i int) *v1.AzureAssignedIdentity {
 	a := assign.ForPod(assign.Input{Pod: assignPod(p), Matches: []binding.Match{m}}).Create[0]
 	a.UID, a.ResourceVersion, a.Generation, a.CreationTimestamp = types.UID(fmt.Sprintf("0f3c5e2a-91b7-4d1e-8c59-%012d", i)), fmt.Sprint(200000+i), 3, metav1.Now()
 	a.Status, _ = verdict{assigned: true, reason: v1.ReasonAssigned, message: "assigned to aks-pool-12345678-vmss"}.status(a.Status, time.Now())
-	a.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "mic", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{}}`)}}}
+	a.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "mic", FieldsV1: metav1.NewFieldsV1(`{"f:status":{}}`)}}
 	return a
 }

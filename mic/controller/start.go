@@ -47,11 +47,11 @@ func (s *start) Start(ctx context.Context) error {
 		return err == nil, nil
 	})
 	if prepared != nil {
-		return nil // ctx ended
+		return nil //nolint:nilerr // ctx has ended: an orderly stop
 	}
 	upgraded := s.upgrade == nil || s.upgrade.before(ctx)
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // ctx has ended: an orderly stop
 	}
 	close(s.done)
 	if !upgraded {

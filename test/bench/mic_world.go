@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -329,7 +330,7 @@ func (w *micWorld) makeNodes(ctx context.Context) error {
 	return inParallel(ctx, w.sets*nodesPerSet, func(ctx context.Context, i int) error {
 		n := &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)},
-			Spec:       corev1.NodeSpec{ProviderID: "azure://" + azure.InstanceID(setID(i/nodesPerSet), fmt.Sprint(i%nodesPerSet))},
+			Spec:       corev1.NodeSpec{ProviderID: "azure://" + azure.InstanceID(setID(i/nodesPerSet), strconv.Itoa(i%nodesPerSet))},
 		}
 		_, err := w.clientset.CoreV1().Nodes().Create(ctx, n, metav1.CreateOptions{})
 		return err
