@@ -109,17 +109,24 @@ func (s *scenario) patches() int {
 	return len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate}))
 }
 
-// madeAgain is a StatefulSet's pod: the name stays, the UID is another.
-func madeAgain(s *scenario) {
+// remade is a StatefulSet's pod that was deleted and made again on a node while MIC was
+// away: the name stays, the UID is another. It has its identity.
+func (s *scenario) remade(node string) *corev1.Pod {
+	s.t.Helper()
 	s.identity("default", "demo")
 	s.bind("default", "demo", "demo", "demo")
 	old := s.pod("default", "app-0", "node0", "demo")
 	s.assigned("default/app-0-default-demo=Assigned")
 	s.stop()
 	s.remove(s.t, old)
-	again := s.pod("default", "app-0", "node0", "demo")
+	again := s.pod("default", "app-0", node, "demo")
 	s.startMIC()
 	s.eventually("the object is the new pod's", func() string { return s.belongs(again, v1.AssignedIDAssigned) })
+	return again
+}
+
+func madeAgain(s *scenario) {
+	again := s.remade("node0")
 	s.onPool("demo")
 	if n := s.patches(); n != 1 {
 		s.t.Errorf("%d PATCHes: the identity was taken from the scale set meanwhile", n)
@@ -133,15 +140,7 @@ func madeAgain(s *scenario) {
 
 func madeAgainElsewhere(s *scenario) {
 	s.pool2()
-	s.identity("default", "demo")
-	s.bind("default", "demo", "demo", "demo")
-	old := s.pod("default", "app-0", "node0", "demo")
-	s.assigned("default/app-0-default-demo=Assigned")
-	s.stop()
-	s.remove(s.t, old)
-	again := s.pod("default", "app-0", "node2", "demo")
-	s.startMIC()
-	s.eventually("the object is the new pod's", func() string { return s.belongs(again, v1.AssignedIDAssigned) })
+	s.remade("node2")
 	s.onPool()
 	s.eventually("the other scale set", func() string { return s.targetHas("pool2", "demo") })
 }
