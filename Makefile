@@ -48,8 +48,13 @@ demo: prerequisites ## Start a real node, install the chart, tell the whole stor
 	@$(GO) run ./test/demo --keep=$(if $(filter 0 false no,$(KEEP)),false,true)
 
 .PHONY: test
-test: unit e2e ## Unit tests, tests against a real API server, end-to-end tests on a real node
+test: all-binaries unit e2e ## Unit tests, tests against a real API server, end-to-end tests on a real node
 	@test/counts.sh $(RESULTS)/unit.json $(RESULTS)/e2e.json
+
+# One build of all that both need takes less time than two.
+.PHONY: all-binaries
+all-binaries: prerequisites
+	@$(localcluster) all-binaries >/dev/null
 
 ##@ Development
 
@@ -81,7 +86,7 @@ e2e: prerequisites $(gotestsum) ## End-to-end tests on the local cluster; RUN=Te
 	@$(gotestsum) --format testname --jsonfile $(RESULTS)/e2e.json -- -count=1 -vet=off -parallel 6 -timeout 40m -run '$(RUN)' ./test/e2e/...
 
 # What reads SOAK, through test/soak.
-SOAKS := TestAppliesDuringRotationAndRestart|TestSelfSignedCertificates
+SOAKS := TestAppliesDuringRotationAndRestart|TestSelfSignedCertificates|TestProvidedCertificates|TestResourceIDCase|TestManyPods|TestFrozenLeader|TestOutage
 
 .PHONY: soak
 soak: ## Tests that the everyday runs shorten, at full size

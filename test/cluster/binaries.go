@@ -1,14 +1,19 @@
 package cluster
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/modfile"
 )
@@ -63,31 +68,42 @@ func parseVersions(mod, sum []byte) (versions, error) {
 		return versions{}, fmt.Errorf("%s/go.mod must require k8s.io/kubernetes, etcd's server and Helm", kubernetesModule)
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n%s", mod, sum, strings.Join(kubernetesFlags(v.kubernetes), " "))
+	fmt.Fprintf(h, "%s\n%s\n%s", mod, sum, v.linkerFlags())
 	v.modules = hex.EncodeToString(h.Sum(nil))[:8]
 	return v, nil
 }
 
-// kubernetesFlags stamps the version: kubectl and Helm refuse a server that does not tell its own.
-func kubernetesFlags(version string) []string {
-	major, rest, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+// linkerFlags stamp the versions: kubectl and Helm refuse a server that does not tell its own. One set serves
+// all programs, for the linker leaves out what a program does not have.
+func (v versions) linkerFlags() string {
+	major, rest, _ := strings.Cut(strings.TrimPrefix(v.kubernetes, "v"), ".")
 	minor, _, _ := strings.Cut(rest, ".")
 	const pkg = "k8s.io/component-base/version"
-	return []string{"-trimpath", "-ldflags", fmt.Sprintf("-s -w -X %[1]s.gitVersion=%s -X %[1]s.gitMajor=%s -X %[1]s.gitMinor=%s", pkg, version, major, minor)}
+	return fmt.Sprintf("-s -w -X %[1]s.gitVersion=%s -X %[1]s.gitMajor=%s -X %[1]s.gitMinor=%s -X %s/internal/version.version=%s",
+		pkg, v.kubernetes, major, minor, helmModule, v.helm)
 }
 
-// program is the version of a program and what `go build` needs to build it.
-func (v versions) program(name string) (version string, args []string) {
+// programPackage is the main package of a program.
+func programPackage(name string) string {
 	switch name {
 	case "helm":
-		stamp := "-X " + helmModule + "/internal/version.version=" + v.helm
-		return v.helm, []string{"-trimpath", "-ldflags", "-s -w " + stamp, helmModule + "/cmd/helm"}
+		return helmModule + "/cmd/helm"
 	case "etcd":
-		return v.etcd, []string{"-trimpath", "-ldflags", "-s -w", "go.etcd.io/etcd/server/v3"}
+		return "go.etcd.io/etcd/server/v3"
 	default:
-		return v.kubernetes, append(kubernetesFlags(v.kubernetes), "k8s.io/kubernetes/cmd/"+name)
+		return "k8s.io/kubernetes/cmd/" + name
 	}
 }
+
+// builtName is what go build calls the program of a main package: its last element that is no major version.
+func builtName(pkg string) string {
+	if dir, last := path.Split(pkg); majorVersion.MatchString(last) {
+		return path.Base(dir)
+	}
+	return path.Base(pkg)
+}
+
+var majorVersion = regexp.MustCompile(`^v[0-9]+$`)
 
 // portablePrograms run without a node, on any system: what tests against a bare API server and people need.
 var portablePrograms = []string{"kubectl", "etcd", apiServerName, "helm"}
@@ -98,12 +114,18 @@ func (c *Cluster) Binaries(ctx context.Context) (string, error) {
 	return c.BinDir(), c.ensureBinaries(ctx, portablePrograms)
 }
 
+// AllBinaries is [Cluster.Binaries] with those of a node: one build of all takes less time than two.
+func (c *Cluster) AllBinaries(ctx context.Context) (string, error) {
+	return c.BinDir(), c.ensureBinaries(ctx, allPrograms)
+}
+
 // allPrograms are what a cluster with a node consists of.
 var allPrograms = []string{kubeletName, apiServerName, controllerName, schedulerName, proxyName, "kubectl", "etcd", "helm"}
 
-// ensureBinaries builds the binaries that the cache does not have yet. They are built one
-// after the other: a build uses all processors by itself, and the names tell how far it is.
-func (c *Cluster) ensureBinaries(ctx context.Context, names []string) error {
+// ensureBinaries builds the binaries that the cache does not have yet, all at once: while one is linked, which
+// takes one processor, the packages of another are compiled. They are built in a directory of their own and
+// renamed: a build that was interrupted leaves nothing that looks finished.
+func (c *Cluster) ensureBinaries(ctx context.Context, names []string) (err error) {
 	if err := os.MkdirAll(c.BinDir(), 0o755); err != nil {
 		return fmt.Errorf("creating the binary cache: %w", err)
 	}
@@ -112,41 +134,91 @@ func (c *Cluster) ensureBinaries(ctx context.Context, names []string) error {
 		return err
 	}
 	defer unlock()
-	dir := filepath.Join(c.opts.SourceDir, filepath.FromSlash(kubernetesModule))
+	var missing []string
 	for _, name := range names {
-		version, args := c.versions.program(name)
-		if err := c.ensureBinary(ctx, name, version, dir, args...); err != nil {
-			return err
+		if !fileExists(c.bin(name)) {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	done := c.progress.step(fmt.Sprintf("building %s (Kubernetes %s, etcd %s, Helm %s)",
+		strings.Join(missing, ", "), c.versions.kubernetes, c.versions.etcd, c.versions.helm))
+	defer func() { done(err) }()
+	staged, err := os.MkdirTemp(c.BinDir(), ".new-")
+	if err != nil {
+		return fmt.Errorf("creating a directory to build in: %w", err)
+	}
+	defer func() {
+		if rerr := os.RemoveAll(staged); err == nil {
+			err = rerr
+		}
+	}()
+	args := []string{"build", "-trimpath", "-ldflags", c.versions.linkerFlags(), "-o", staged + string(filepath.Separator)}
+	for _, name := range missing {
+		args = append(args, programPackage(name))
+	}
+	dir := filepath.Join(c.opts.SourceDir, filepath.FromSlash(kubernetesModule))
+	if err := c.goBuild(ctx, dir, args...); err != nil {
+		return fmt.Errorf("building %s: %w", strings.Join(missing, ", "), err)
+	}
+	for _, name := range missing {
+		if err := os.Rename(filepath.Join(staged, builtName(programPackage(name))), c.bin(name)); err != nil {
+			return fmt.Errorf("building %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// ensureBinary builds under another name and renames the result: a build that was interrupted leaves nothing.
-func (c *Cluster) ensureBinary(ctx context.Context, name, version, dir string, args ...string) (err error) {
-	if fileExists(c.bin(name)) {
-		return nil
+// reportEvery is how often a long build says how far it is.
+const reportEvery = 30 * time.Second
+
+// goBuild is [goCommand] for builds that take minutes: it says now and then how many packages are done.
+func (c *Cluster) goBuild(ctx context.Context, dir string, args ...string) error {
+	cmd := goTool(ctx, dir, append([]string{args[0], "-v"}, args[1:]...)...)
+	output, err := cmd.StderrPipe()
+	if err != nil {
+		return err
 	}
-	done := c.progress.step(fmt.Sprintf("building %s %s", name, version))
-	defer func() { done(err) }()
-	staged := c.bin("." + name)
-	if err := goCommand(ctx, dir, append([]string{"build", "-o", staged}, args...)...); err != nil {
-		return fmt.Errorf("building %s: %w", name, err)
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("go %s: %w", args[0], err)
 	}
-	if err := os.Rename(staged, c.bin(name)); err != nil {
-		return fmt.Errorf("building %s: %w", name, err)
+	var text strings.Builder
+	start, reported, packages := time.Now(), time.Now(), 0
+	for lines := bufio.NewScanner(output); lines.Scan(); {
+		fmt.Fprintln(&text, lines.Text())
+		if strings.ContainsAny(lines.Text(), " :") {
+			continue // a download or an error, not the name of a package
+		}
+		packages++
+		if time.Since(reported) > reportEvery {
+			reported = time.Now()
+			c.progress.printf("    %d packages compiled (%s)", packages, roundDuration(time.Since(start)))
+		}
+	}
+	if _, err := io.Copy(&text, output); err != nil { // what follows a line that was too long
+		return fmt.Errorf("reading the output of go %s: %w", args[0], err)
+	}
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", args[0], err, lastLines(text.String(), 20))
 	}
 	return nil
 }
 
 // goCommand runs the go tool for static binaries of this machine, outside of any workspace.
 func goCommand(ctx context.Context, dir string, args ...string) error {
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOOS=", "GOARCH=")
-	out, err := cmd.CombinedOutput()
+	out, err := goTool(ctx, dir, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("go %s: %w\n%s", args[0], err, lastLines(string(out), 20))
 	}
 	return nil
+}
+
+func goTool(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	// The compiler collects garbage less often, which saves a tenth of its time for a few hundred MiB.
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOOS=", "GOARCH=", "GOGC=400")
+	return cmd
 }

@@ -152,6 +152,16 @@ func TestParseVersions(t *testing.T) {
 	}
 }
 
+func TestBuiltName(t *testing.T) {
+	for pkg, want := range map[string]string{
+		"k8s.io/kubernetes/cmd/kubelet": "kubelet", "go.etcd.io/etcd/server/v3": "server", "helm.sh/helm/v3/cmd/helm": "helm",
+	} {
+		if got := builtName(pkg); got != want {
+			t.Errorf("go build calls the program of %s %s, not %s", pkg, want, got)
+		}
+	}
+}
+
 func TestMissingPackages(t *testing.T) {
 	have := map[string]bool{"/usr/bin/mount": true, "/usr/sbin/iptables": true, "/sbin/ip": true}
 	got := missingPackages(systemPrograms, func(path string) bool { return have[path] })

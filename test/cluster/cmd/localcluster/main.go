@@ -27,6 +27,7 @@ Runs a real one-node Kubernetes cluster on this machine. Needs root on Linux.
   kubeconfig      print the path of the administrator's kubeconfig
   images [name…]  build images of webhook, mic and nmi (default: all three) from this tree and load them
   binaries        build kubectl, helm, kube-apiserver and etcd if needed and print their directory; needs no root
+  all-binaries    the same with the programs of a node, which are Linux's
   leftovers       list what the cluster has on this machine; exit 1 if there is anything
 
 Flags:
@@ -73,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if command != "images" && len(rest) > 0 {
 		return fmt.Errorf("%s takes no arguments, got %q", command, rest)
 	}
-	if command == "binaries" {
+	if command == "binaries" || command == "all-binaries" {
 		opts.Out = stderr // standard output is for the path
 	}
 	c, err := cluster.New(opts)
@@ -90,8 +91,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "kubeconfig":
 		fmt.Fprintln(stdout, c.Kubeconfig())
 		return nil
-	case "binaries":
-		dir, err := c.Binaries(ctx)
+	case "binaries", "all-binaries":
+		build := c.Binaries
+		if command == "all-binaries" {
+			build = c.AllBinaries
+		}
+		dir, err := build(ctx)
 		if err != nil {
 			return err
 		}
