@@ -74,7 +74,7 @@ func serve(ctx context.Context, o *options) error {
 	defer stopEvents()
 
 	engine := compute.NewEngine(compute.LedgerStore{Client: live, Namespace: o.namespace}, azure.client(), compute.Options{
-		VerifyInterval: o.reconcileInterval, Backoff: o.backoff(), Immutable: azure.immutable,
+		VerifyInterval: o.reconcileInterval, LeaseDuration: o.leaderDuration, Backoff: o.backoff(), Immutable: azure.immutable,
 	})
 	metric.RegisterRefused(ctrlmetrics.Registry, engine.Refused)
 	settings := controller.Options{

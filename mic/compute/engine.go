@@ -17,6 +17,9 @@ type Options struct {
 	// VerifyInterval is how often a target is read although nothing changed, to
 	// repair what was changed behind MIC's back.
 	VerifyInterval time.Duration
+	// LeaseDuration is that of the leader's lease, 15 s by default. Its holder renews
+	// it for at most half of it.
+	LeaseDuration time.Duration
 	// Backoff of an identity that ARM refuses.
 	Backoff Backoff
 	// Immutable says that an identity must never be removed from a target. It may
@@ -53,10 +56,14 @@ type state struct {
 	// tracked: it has a ledger, or may have one. Readable without mu, which is held
 	// as long as a PATCH takes.
 	tracked atomic.Bool
+	// version is the ledger's resourceVersion as last known; readable without mu.
+	version atomic.Pointer[string]
 
 	mu sync.Mutex
 	// ledger as last written; nil means that it has to be read.
 	ledger *Ledger
+	// confirmed is when the API server last said that it is the stored one.
+	confirmed time.Time
 	// known is the target as ARM last described it; nil means that it has to be
 	// read.
 	known *resource
@@ -79,8 +86,8 @@ type state struct {
 
 func newState(target resourceid.Compute, l *Ledger) *state {
 	target.Instance = ""
-	s := &state{target: target, ledger: l, failures: map[string]Failure{}, claimed: map[string]bool{}, suspects: map[string]int{}}
-	s.tracked.Store(!l.empty())
+	s := &state{target: target, failures: map[string]Failure{}, claimed: map[string]bool{}, suspects: map[string]int{}}
+	s.know(l, time.Time{}) // not confirmed: it may be from a list of long ago
 	return s
 }
 
@@ -125,6 +132,9 @@ func NewEngine(store LedgerStore, client *Client, options Options) *Engine {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
+	if options.LeaseDuration == 0 {
+		options.LeaseDuration = 15 * time.Second
+	}
 	if options.Jitter == nil {
 		options.Jitter = jitter
 	}
@@ -143,8 +153,8 @@ func NewEngine(store LedgerStore, client *Client, options Options) *Engine {
 }
 
 // OnRecovery sets whom to tell of targets that should be reconciled now although
-// nothing changed in the cluster: an identity that they wait for works again, or
-// the credential changed.
+// nothing changed in the cluster: an identity that they wait for works again, the
+// credential changed, or somebody else wrote the ledger.
 func (e *Engine) OnRecovery(notify func(resourceid.Compute)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -317,13 +327,13 @@ func (e *Engine) save(ctx context.Context, s *state, next *Ledger) error {
 	if s.ledger.equal(next) {
 		return nil
 	}
+	asked := e.options.Now()
 	if err := e.store.Save(ctx, next); err != nil {
 		s.ledger = nil
 		s.tracked.Store(true)
 		return ledgerError{err}
 	}
-	s.ledger = next
-	s.tracked.Store(!next.empty())
+	s.know(next, asked)
 	return nil
 }
 
@@ -332,11 +342,11 @@ func (e *Engine) readLedger(ctx context.Context, s *state, target resourceid.Com
 	if s.ledger != nil {
 		return nil
 	}
+	asked := e.options.Now()
 	l, err := e.store.Read(ctx, target)
 	if err != nil {
 		return ledgerError{fmt.Errorf("after a failed write: %w", err)}
 	}
-	s.ledger = l
-	s.tracked.Store(!l.empty())
+	s.know(l, asked)
 	return nil
 }

@@ -85,6 +85,9 @@ func (p *pass) send(ctx context.Context, adds, removes []string, h *hunt) error 
 
 // update sends one PATCH and keeps what is known of the target in step.
 func (p *pass) update(ctx context.Context, body patch, adds, removes []string) error {
+	if err := p.e.confirm(ctx, p.s, p.target); err != nil {
+		return err
+	}
 	p.asked = true
 	answer, started, err := p.client.update(ctx, p.target, body, p.s.known.etag)
 	if err == nil || started {

@@ -18,7 +18,8 @@ import (
 
 // start is what a replica does on becoming leader, before it works: it reads the
 // ownership ledgers, adopts what the release before this one assigned, and upgrades
-// what releases before 1.6.0 stored. It is a manager.Runnable.
+// what releases before 1.6.0 stored. While it leads it has an eye on the ledgers. It is
+// a manager.Runnable.
 type start struct {
 	world   *world
 	engine  *compute.Engine
@@ -57,6 +58,7 @@ func (s *start) Start(ctx context.Context) error {
 	if !upgraded {
 		s.upgrade.after(ctx)
 	}
+	s.engine.WatchLedgers(ctx)
 	<-ctx.Done()
 	return nil
 }
