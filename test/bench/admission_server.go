@@ -56,11 +56,18 @@ func admissionThroughServer(ctx context.Context, e *environment) (_ []Result, er
 	}
 	config := user.Config()
 	config.QPS = -1
-	webhook, err := e.startWebhook(ctx, env, user)
+	group, err := newCgroup("aad-pod-identity-bench-webhook")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, webhook.stop()) }()
+	defer func() { err = errors.Join(err, group.remove()) }()
+	webhook, err := e.startWebhook(ctx, env, user, group)
+	if webhook != nil {
+		defer func() { err = errors.Join(err, webhook.stop()) }()
+	}
+	if err != nil {
+		return nil, err
+	}
 	if err := createNamespaces(ctx, config); err != nil {
 		return nil, err
 	}
@@ -71,7 +78,7 @@ func admissionThroughServer(ctx context.Context, e *environment) (_ []Result, er
 	if err := provesJudged(ctx, client); err != nil {
 		return nil, err
 	}
-	resting, err := webhook.memory("VmRSS")
+	resting, err := group.workingSet()
 	if err != nil {
 		return nil, err
 	}
@@ -89,15 +96,13 @@ func admissionThroughServer(ctx context.Context, e *environment) (_ []Result, er
 		return nil, err
 	}
 	fmt.Printf("bench: %d clients for %s\n", loadTeams, loadTime)
+	stopSampling := group.peak()
 	rate, err := load(ctx, client)
-	if err != nil {
+	peak, sampleErr := stopSampling()
+	if err := errors.Join(err, sampleErr); err != nil {
 		return nil, err
 	}
-	peak, err := webhook.memory("VmHWM")
-	if err != nil {
-		return nil, err
-	}
-	own, err := webhook.memory("RssAnon")
+	resident, err := webhook.memory("VmHWM")
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +113,9 @@ func admissionThroughServer(ctx context.Context, e *environment) (_ []Result, er
 		figure("webhook's part of an apply, p99", judged.percentile(99)-bare.percentile(99), "ms").atMost(5),
 		figure(fmt.Sprintf("webhook calls within %g ms, by the API server's clock", callLimit*1000), callsAfter.share(callsBefore), "%").atLeast(99),
 		figure(fmt.Sprintf("applies with %d clients", loadTeams), rate, "/s"),
-		figure("webhook: memory at rest", resting, "MiB").atMost(40),
-		figure("webhook: memory under load", peak, "MiB").atMost(40),
-		figure("webhook: of it the process's own, without pages of the binary", own, "MiB"),
+		figure("webhook: memory at rest, as the kubelet counts", resting, "MiB").atMost(40),
+		figure("webhook: memory under load, as the kubelet counts", peak, "MiB").atMost(40),
+		figure("webhook: the same with all pages of the binary", resident, "MiB"),
 	}, nil
 }
 
@@ -144,13 +149,29 @@ func (e *environment) startAPIServer(ctx context.Context) (*envtest.Environment,
 			ValidatingWebhooks: []*admissionregv1.ValidatingWebhookConfiguration{validating},
 		},
 	}
-	if _, err := env.Start(); err != nil {
+	if err := startWithRoom(env); err != nil {
 		return nil, fmt.Errorf("starting the API server: %w", err)
 	}
 	return env, nil
 }
 
-func (e *environment) startWebhook(ctx context.Context, env *envtest.Environment, user *envtest.AuthenticatedUser) (*process, error) {
+// startWithRoom lets etcd and the API server collect garbage less often than they do
+// by themselves. They share the machine's processors with what is measured, and
+// their collections would be most of what is slow, with the webhook and without.
+func startWithRoom(env *envtest.Environment) error {
+	const variable = "GOGC" // of the processes to be started; this one has read its own
+	before, set := os.LookupEnv(variable)
+	if err := os.Setenv(variable, "800"); err != nil {
+		return err
+	}
+	_, err := env.Start()
+	if set {
+		return errors.Join(err, os.Setenv(variable, before))
+	}
+	return errors.Join(err, os.Unsetenv(variable))
+}
+
+func (e *environment) startWebhook(ctx context.Context, env *envtest.Environment, user *envtest.AuthenticatedUser, group *cgroup) (*process, error) {
 	binary, err := e.build(ctx, "./webhook")
 	if err != nil {
 		return nil, err
@@ -172,8 +193,12 @@ func (e *environment) startWebhook(ctx context.Context, env *envtest.Environment
 		return nil, err
 	}
 	install := env.WebhookInstallOptions
-	p, err := e.start(ctx, binary, "--kubeconfig="+path, "--cert-dir="+install.LocalServingCertDir, fmt.Sprintf("--port=%d", install.LocalServingPort),
+	name, args, err := group.wrap(ctx, binary, "--kubeconfig="+path, "--cert-dir="+install.LocalServingCertDir, fmt.Sprintf("--port=%d", install.LocalServingPort),
 		"--http-probe-port="+probe, "--prometheus-port="+metrics, "--shutdown-delay=0s")
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.start(ctx, name, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func (e *environment) start(ctx context.Context, binary string, args ...string) 
 
 // startWith is start with more in the component's environment.
 func (e *environment) startWith(ctx context.Context, variables []string, binary string, args ...string) (*process, error) {
-	p := &process{log: binary + ".log"}
+	p := &process{log: filepath.Join(e.dir, filepath.Base(binary)+".log")}
 	file, err := os.Create(p.log)
 	if err != nil {
 		return nil, fmt.Errorf("creating the log: %w", err)
