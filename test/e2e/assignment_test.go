@@ -31,6 +31,7 @@ func TestTogether(t *testing.T) {
 		"ForgedTags":                    forgedTags,
 		"AnswersOfTheTokenEndpoint":     answersOfTheTokenEndpoint,
 		"GuideLogLines":                 guideLogLines,
+		"ServicePrincipals":             servicePrincipals,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -70,6 +70,10 @@ func reinstall(ctx context.Context) error {
 }
 
 func install(ctx context.Context) error {
+	info, err := env.Azure.Info(ctx)
+	if err != nil {
+		return err
+	}
 	// Short intervals, so that drift and repair show within a test's patience.
 	args := append([]string{
 		"install", stack.Release, env.Chart(), "--wait", "--timeout=3m",
@@ -77,12 +81,13 @@ func install(ctx context.Context) error {
 		"--set", "nmi.retryAttemptsForCreated=2", "--set", "nmi.retryAttemptsForAssigned=20", "--set", "nmi.findIdentityRetryIntervalInSeconds=1",
 		"--set", "readinessGate.enabled=true", "--set", "mic.identityAssignmentReconcileInterval=5s", "--set", "mic.syncRetryDuration=5s",
 		"--set", "mic.immutableUserMSIs={" + immutableClientID + "}",
+		"--set", "allowedAuthorityHosts={" + strings.TrimPrefix(info.Endpoint, "https://") + "}",
 	}, env.HelmArgs()...)
 	if out, err := env.Helm(ctx, args...); err != nil {
 		dump(ctx)
 		return fmt.Errorf("%w\n%s", err, out)
 	}
-	_, err := env.Kubectl(ctx, "", stack.WaitForCA()[1:]...)
+	_, err = env.Kubectl(ctx, "", stack.WaitForCA()[1:]...)
 	return err
 }
 

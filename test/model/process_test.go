@@ -132,8 +132,6 @@ func (t gated) RoundTrip(r *http.Request) (*http.Response, error) {
 // leader lock and no events.
 type process struct {
 	*gate
-	// cancel ends MIC. It waits for the caches: controller-runtime's manager never
-	// ends if its context does while it waits for them.
 	cancel func()
 	ended  chan error
 	log    *tail
@@ -183,19 +181,15 @@ func start(config *rest.Config, azure *cloud.Cloud, at pace) (*process, error) {
 		cancel()
 		return nil, fmt.Errorf("starting MIC: %w", err)
 	}
-	p.cancel = func() {
-		controllers.Manager.GetCache().WaitForCacheSync(ctx)
-		cancel()
-	}
-	p.died = func() { go p.cancel() }
-	go func() { p.ended <- controllers.Manager.Start(ctx) }()
+	p.cancel, p.died = cancel, cancel
+	go func() { p.ended <- controllers.Run(ctx) }()
 	return p, nil
 }
 
 // stop ends MIC as SIGTERM does, and waits for it.
 func (p *process) stop() error {
 	p.cancel()
-	if err := <-p.ended; err != nil && !p.isDead() {
+	if err := <-p.ended; err != nil && !errors.Is(err, context.Canceled) && !p.isDead() {
 		return fmt.Errorf("MIC ended: %w", err)
 	}
 	return nil

@@ -21,3 +21,11 @@ func Size(t testing.TB, what string, ordinary, full int) int {
 	t.Logf("%s: %d (%d with make soak)", what, ordinary, full)
 	return ordinary
 }
+
+// Only leaves a test to make soak: it repeats at full length what others show.
+func Only(t testing.TB) {
+	t.Helper()
+	if os.Getenv(variable) != "1" {
+		t.Skip("runs with make soak")
+	}
+}

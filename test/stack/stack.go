@@ -36,7 +36,9 @@ const (
 	micObjectID = "0d0d0d0d-2222-4222-8222-0d0d0d0d0d0d"
 	micSecret   = "local-demo-secret" //nolint:gosec // a secret of the emulator, which exists on this machine only
 
-	emulatorName   = "azure-emulator"
+	// EmulatorName is the program that is Azure, for Cluster.Signal.
+	EmulatorName = "azure-emulator"
+
 	controlAddress = "127.0.0.1:8444"
 	armPort        = "8443"
 )
@@ -124,7 +126,7 @@ func (s *Stack) startEmulator(ctx context.Context) error {
 		return fmt.Errorf("writing the emulator's seed: %w", err)
 	}
 	err = s.Cluster.EnsureProgram(ctx, cluster.Program{
-		Name: emulatorName, GoPackage: "./test/azure/emulator",
+		Name: EmulatorName, GoPackage: "./test/azure/emulator",
 		Args: []string{
 			"--listen=" + net.JoinHostPort(s.Cluster.NodeIP(), armPort),
 			"--imds=listen=" + cluster.MetadataIP + ":80,resource=" + azure.InstanceID(s.VMSSID(), "0"),
@@ -140,7 +142,7 @@ func (s *Stack) startEmulator(ctx context.Context) error {
 	defer cancel()
 	err = Poll(ctx, func(ctx context.Context) error { return s.Azure.Healthy(ctx) })
 	if err != nil {
-		return fmt.Errorf("the Azure emulator does not answer: %w; its last lines:\n%s", err, s.Cluster.LogTail(emulatorName))
+		return fmt.Errorf("the Azure emulator does not answer: %w; its last lines:\n%s", err, s.Cluster.LogTail(EmulatorName))
 	}
 	return nil
 }

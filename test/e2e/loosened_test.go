@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+	"github.com/aad-pod-identity/aad-pod-identity/test/soak"
+	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
+)
+
+// TestResourceIDCase upgrades the release to each policy about the capitalisation of
+// resource IDs and back: what is admitted, with which words, and what is stored. With
+// the first it gives the release an AzureIdentity that needs it, which converges at
+// the second upgrade as docs/policies.md says.
+func TestResourceIDCase(t *testing.T) {
+	soak.Only(t)
+	ns := namespace(t)
+	id := azureIdentity(t, "case")
+	miscapitalised := id
+	miscapitalised.ID = strings.Replace(id.ID, "userAssignedIdentities", "userassignedidentities", 1)
+	if miscapitalised.ID == id.ID {
+		t.Fatalf("%s has no segment to miscapitalise", id.ID)
+	}
+	set := func(t *testing.T, args ...string) error {
+		t.Helper()
+		r, err := env.Run(t.Context(), stack.Command{Args: append([]string{
+			"helm", "upgrade", stack.Release, env.Chart(), "--reset-then-reuse-values", "--wait", "--timeout=3m"}, args...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Code != 0 {
+			return fmt.Errorf("helm upgrade: exit code %d:\n%s", r.Code, r.Output)
+		}
+		return nil
+	}
+	t.Cleanup(func() {
+		if _, err := env.Helm(context.Background(), "upgrade", stack.Release, env.Chart(), "--reset-then-reuse-values", "--wait", "--timeout=3m",
+			"--set", "webhook.resourceIDCase=reject", "--set-json", "azureIdentities={}"); err != nil {
+			t.Errorf("restoring the release: %v", err)
+		}
+	})
+	stored := func(t *testing.T, namespace, name string) string {
+		t.Helper()
+		return kubectl(t, "get", "azureidentity", "-n", namespace, name, "-o", "jsonpath={.spec.resourceID}")
+	}
+
+	if out := refused(t, identityManifest(ns, "case", miscapitalised), "apply", "-f", "-"); !strings.Contains(out, id.ID) {
+		t.Errorf("the refusal does not say what to write:\n%s", out)
+	}
+
+	ofRelease := fmt.Sprintf(`azureIdentities={"case-of-release":{"type":0,"resourceID":%q,"clientID":%q,"binding":{"selector":"case"}}}`, miscapitalised.ID, id.ClientID)
+	if err := set(t, "--set", "webhook.resourceIDCase=warn", "--set-json", ofRelease); err != nil {
+		t.Logf("the first upgrade: %v", err)
+		if !strings.Contains(err.Error(), id.ID) {
+			t.Errorf("the first upgrade fails for another reason than the capitalisation: %v", err)
+		}
+		if err := set(t, "--set", "webhook.resourceIDCase=warn", "--set-json", ofRelease); err != nil {
+			t.Fatalf("the same upgrade again: %v", err)
+		}
+	}
+	if got := stored(t, "default", "case-of-release"); got != miscapitalised.ID {
+		t.Errorf("the release's AzureIdentity holds %q", got)
+	}
+	out := apply(t, identityManifest(ns, "warned", miscapitalised))
+	if !strings.Contains(out, "Warning:") || !strings.Contains(out, id.ID) {
+		t.Errorf("there is no warning with the right text:\n%s", out)
+	}
+	if got := stored(t, ns, "warned"); got != miscapitalised.ID {
+		t.Errorf("with warn %q is stored", got)
+	}
+	usable(t, ns, "warned", id)
+
+	if err := set(t, "--set", "webhook.resourceIDCase=canonicalize"); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, identityManifest(ns, "canonical", miscapitalised))
+	if got := stored(t, ns, "canonical"); got != id.ID {
+		t.Errorf("with canonicalize %q is stored, not %q", got, id.ID)
+	}
+
+	if err := set(t, "--set", "webhook.resourceIDCase=reject", "--set-json", "azureIdentities={}"); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, identityManifest(ns, "case", miscapitalised), "apply", "-f", "-")
+	// What is stored stays usable.
+	kubectl(t, "label", "azureidentity", "-n", ns, "warned", "team=a")
+	kubectl(t, "delete", "azureidentity", "-n", ns, "warned")
+}
+
+// usable proves that a pod gets the token of a stored identity.
+func usable(t *testing.T, ns, name string, id azure.Identity) {
+	t.Helper()
+	apply(t, bindingManifest(ns, name, name, name)+podManifest(ns, "web", name))
+	waitState(t, ns, "web", name, "Assigned")
+	waitReady(t, ns, "web")
+	wantToken(t, ns, "web", id)
+}
