@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -10,12 +11,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/version"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/token"
 )
 
 // opWatch is the operation_type of failed lists and watches.
@@ -78,12 +81,32 @@ func clientsFor(config *rest.Config) (clients, error) {
 	return clients{core: core, custom: custom}, nil
 }
 
-// Connections to the instance metadata service, at most. It serves five identity
-// requests of a VM at a time and throttles the rest.
+// readSecret reads the data of a Secret. Among the rights that NMI has this is the
+// only one to Secrets: to get one by its name.
+func (c clients) readSecret(onError func()) token.ReadSecret {
+	return func(ctx context.Context, secret types.NamespacedName) (map[string][]byte, error) {
+		var s corev1.Secret
+		if err := c.core.Get().Namespace(secret.Namespace).Resource("secrets").Name(secret.Name).Do(ctx).Into(&s); err != nil {
+			onError()
+			return nil, err
+		}
+		return s.Data, nil
+	}
+}
+
+// Connections to the instance metadata service, at most.
 const (
 	tokenConnections = 4
 	proxyConnections = 32
 )
+
+// budgets keep token requests to the instance metadata service below what it allows
+// a VM, 20 a second and 5 at a time, and leave some of that to others on the node.
+// Those that excepted pods send through NMI are part of it and have a share that
+// they cannot exceed, since nobody bounds them otherwise.
+func budgets() (all, excepted *token.Budget) {
+	return token.NewBudget(15, 3, tokenConnections), token.NewBudget(5, 2, 1)
+}
 
 // newTransport leads to the instance metadata service: link-local, so never
 // through a proxy, and bodies are left as they are.

@@ -13,6 +13,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/server"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/token"
 )
 
 // Values of --operation-mode.
@@ -47,7 +48,9 @@ type options struct {
 	kubeletConfig          string
 	setRetryAfter          bool
 	conntrackDeletion      bool
-	hostToken              bool // new
+	hostToken              bool     // new
+	authorityHosts         []string // new
+	cloudCAFile            string   // new
 }
 
 func newOptions() *options {
@@ -78,6 +81,8 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.setRetryAfter, "set-retry-after-header", false, "answer 503 with Retry-After, not 404, when a pod has no identity (yet)")
 	fs.BoolVar(&o.conntrackDeletion, "enable-conntrack-deletion", false, "after the redirect is first set, cut connections that pods had to the instance metadata service")
 	fs.BoolVar(&o.hostToken, "enable-host-token", true, "serve /host/token to processes of the node")
+	fs.StringSliceVar(&o.authorityHosts, "allowed-authority-hosts", nil, "hosts, comma-separated, that credentials of service principals may be sent to besides the authorities of Azure's clouds")
+	fs.StringVar(&o.cloudCAFile, "cloud-ca-file", "", "PEM file with CAs to trust, besides the system's, for Azure AD")
 }
 
 // parse reads command line and environment and checks everything before anything
@@ -147,9 +152,11 @@ func (o *options) validate() []error {
 		if !o.forceNamespaced {
 			bad("operation-mode", o.operationMode, "requires --forceNamespaced")
 		}
-		bad("operation-mode", o.operationMode, "this version serves the standard mode only; install MIC and use --operation-mode=standard")
 	default:
 		bad("operation-mode", strconv.Quote(o.operationMode), "must be standard or managed")
+	}
+	if _, err := token.NewAuthorities(o.authorityHosts); err != nil {
+		errs = append(errs, fmt.Errorf("--allowed-authority-hosts: %w", err))
 	}
 	return errs
 }
@@ -176,6 +183,9 @@ func (o *options) target() (redirect.Target, error) {
 }
 
 func (o *options) waiting() server.Waiting {
+	if o.operationMode == modeManaged {
+		return server.Waiting{} // nobody is about to assign anything
+	}
 	each := time.Duration(o.attemptSeconds) * time.Second
 	return server.Waiting{
 		Created:  time.Duration(o.createdAttempts) * each,

@@ -45,8 +45,8 @@ func TestMistakesAreToldAtOnce(t *testing.T) {
 		"an unknown mode": {
 			args: []string{"--node=n", "--operation-mode=fast"}, want: []string{`--operation-mode="fast": must be standard or managed`},
 		},
-		"managed mode": {
-			args: []string{"--node=n", "--operation-mode=Managed", "--forceNamespaced"}, want: []string{"--operation-mode=managed", "standard mode only"},
+		"a URL for a host": {
+			args: []string{"--node=n", "--allowed-authority-hosts=adfs.example.com,https://x/"}, want: []string{"--allowed-authority-hosts", `"https://x/" is not a host`},
 		},
 		"managed mode without namespaces": {
 			args: []string{"--node=n", "--operation-mode=managed"}, want: []string{"requires --forceNamespaced"},
@@ -92,6 +92,16 @@ func TestDefaults(t *testing.T) {
 		o.conntrackDeletion || o.allowKubenet || o.redirectSeconds != 60 || o.micNamespace != "default" ||
 		o.ProbePort != "8080" || o.PrometheusPort != "9090" || o.kubeletConfig != "/etc/default/kubelet" {
 		t.Errorf("options %+v", o)
+	}
+}
+
+func TestManagedMode(t *testing.T) {
+	o, err := parse(t, map[string]string{"FORCENAMESPACED": "true"}, "--node=n", "--operation-mode=Managed")
+	if err != nil || o.operationMode != modeManaged {
+		t.Fatalf("mode %q, %v", o.operationMode, err)
+	}
+	if w := o.waiting(); w != (server.Waiting{}) {
+		t.Errorf("requests wait %+v for an assignment that nobody makes", w)
 	}
 }
 

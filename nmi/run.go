@@ -19,12 +19,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/server"
-	"github.com/aad-pod-identity/aad-pod-identity/nmi/token"
 )
-
-// cachedTokens bounds the token cache: a node runs up to 250 pods, and most
-// workloads ask for one or two resources.
-const cachedTokens = 2048
 
 // serve checks what the node is like, then runs NMI until ctx ends.
 func serve(ctx context.Context, o *options) error {
@@ -55,6 +50,9 @@ func runWith(ctx context.Context, o *options, clients clients, iptables redirect
 	metrics := metric.NewNMI(registry)
 
 	index := podindex.New(o.node)
+	if o.operationMode == modeManaged {
+		index = podindex.NewManaged(o.node)
+	}
 	watcher, err := podindex.NewWatcher(index, podindex.WatchOptions{
 		Core: clients.core, Custom: clients.custom, Node: o.node, ByNodeLabel: o.scaleFeatures,
 		OnError: func() { metrics.KubernetesAPIErrors.WithLabelValues(opWatch).Inc() },
@@ -67,18 +65,17 @@ func runWith(ctx context.Context, o *options, clients clients, iptables redirect
 	fetching, stopFetching := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopFetching()
 	metadata := &url.URL{Scheme: "http", Host: net.JoinHostPort(o.metadataIP, o.metadataPort)}
-	tokens := token.NewCache(fetching,
-		token.NewMetered(
-			token.NewIMDS(metadata.String(), version.UserAgent(component, o.CustomUserAgent), newTransport(tokenConnections)),
-			metrics),
-		cachedTokens)
+	tokens, err := newTokens(fetching, o, metadata, clients, metrics)
+	if err != nil {
+		return err
+	}
 
 	answers := server.New(server.Options{
 		Metadata: metadata, Waiting: o.waiting(), ForceNamespaced: o.forceNamespaced,
 		MICNamespace: o.micNamespace, MICServiceAccount: o.micServiceAccount,
 		BlockInstanceMetadata: o.blockInstance, MetadataHeaderRequired: o.metadataHeaderRequired,
 		SetRetryAfter: o.setRetryAfter, HostToken: o.hostToken,
-	}, index, tokens, metrics, newTransport(proxyConnections))
+	}, index, tokens.source, metrics, tokens.passing)
 
 	var onFirst func(context.Context)
 	if o.conntrackDeletion {
@@ -100,6 +97,7 @@ func runWith(ctx context.Context, o *options, clients clients, iptables redirect
 	}
 	g.Go(func() error { return watcher.Run(ctx) })
 	g.Go(func() error { return marker.run(ctx) })
+	g.Go(func() error { return answers.Prefetch(ctx) })
 	g.Go(func() error {
 		listeners, err := listening.listen(ctx)
 		if err != nil {
@@ -116,7 +114,7 @@ func runWith(ctx context.Context, o *options, clients clients, iptables redirect
 	})
 	err = g.Wait()
 	stopFetching()
-	tokens.Wait()
+	tokens.wait()
 	return err
 }
 

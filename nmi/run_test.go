@@ -135,15 +135,15 @@ type process struct {
 }
 
 // start runs NMI as a user, with a fake nat table and an emulated IMDS.
-func start(t *testing.T, config *rest.Config, imds string) *process {
+func start(t *testing.T, config *rest.Config, imds string, further ...string) *process {
 	t.Helper()
 	p := &process{t: t, tables: redirecttest.NewTables(), nmi: freeport.Get(t), probe: freeport.Get(t), metrics: freeport.Get(t)}
 	metadata, err := url.Parse(imds)
 	check(t, err)
-	o, err := parse(t, nil,
+	o, err := parse(t, nil, append(further,
 		"--node="+testNode, "--nmi-port="+p.nmi, "--http-probe-port="+p.probe, "--prometheus-port="+p.metrics,
 		"--metadata-ip="+metadata.Hostname(), "--metadata-port="+metadata.Port(), "--ipt-update-interval-sec=1",
-		"--find-identity-retry-interval=1", "--retry-attempts-for-created=0", "--retry-attempts-for-assigned=60")
+		"--find-identity-retry-interval=1", "--retry-attempts-for-created=0", "--retry-attempts-for-assigned=60")...)
 	check(t, err)
 	clients, err := clientsFor(config)
 	check(t, err)

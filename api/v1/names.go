@@ -53,6 +53,11 @@ const (
 	// a label with the value LabelEnabled on a namespace.
 	ReadinessGateKey = "aadpodidentity.k8s.io/readiness-gate"
 
+	// ResourcesAnnotationKey on a pod lists the resources, comma-separated, that it
+	// will want tokens for. NMI gets these ahead, as soon as the pod has its
+	// identities.
+	ResourcesAnnotationKey = "aadpodidentity.k8s.io/resources"
+
 	// LabelEnabled is the value of the labels by which a namespace opts in.
 	LabelEnabled = "enabled"
 )

@@ -19,6 +19,7 @@ const (
 	LabelResource   = "resource"
 	LabelErrorCode  = "error_code"
 	LabelCall       = "call"
+	LabelResult     = "result"
 )
 
 // Values of LabelCall.
@@ -46,6 +47,10 @@ const (
 	// node's system-assigned and for a user-assigned identity.
 	OpTokenMSI          = "adal_token_msi"
 	OpTokenUserAssigned = "adal_token_msi_userassignedid"
+	// OpToken is token requests to Azure AD for a service principal.
+	OpToken = "adal_token"
+	// OpSecret is reading the Secret of a service principal.
+	OpSecret = "get_secret"
 )
 
 // buckets, in seconds, of the 1.8 releases.
@@ -130,17 +135,21 @@ type NMI struct {
 	IMDSDuration        *prometheus.HistogramVec // by LabelOperation
 	IMDSErrors          *prometheus.CounterVec   // by LabelOperation
 	KubernetesAPIErrors *prometheus.CounterVec   // by LabelOperation
+
+	// New. Results are a fixed set.
+	TokenCacheRequests *prometheus.CounterVec // by LabelResult
 }
 
 // NewNMI registers the metrics of NMI.
 func NewNMI(reg prometheus.Registerer) *NMI {
 	m := &NMI{
 		OperationDuration:   histogramVec("nmi_operations_duration_seconds", "Duration of requests to NMI, in seconds.", requestBuckets, LabelOperation, LabelStatusCode, LabelNamespace, LabelResource),
-		IMDSDuration:        histogramVec("imds_operations_duration_seconds", "Duration of token requests to IMDS, in seconds.", assignmentBuckets, LabelOperation),
-		IMDSErrors:          counterVec("imds_operations_errors_count", "Token requests to IMDS that failed.", LabelOperation),
+		IMDSDuration:        histogramVec("imds_operations_duration_seconds", "Duration of token requests to IMDS and Azure AD, in seconds.", assignmentBuckets, LabelOperation),
+		IMDSErrors:          counterVec("imds_operations_errors_count", "Token requests to IMDS and Azure AD that failed.", LabelOperation),
 		KubernetesAPIErrors: kubernetesAPIErrors(),
+		TokenCacheRequests:  counterVec("nmi_token_cache_requests_count", "Requests to the token cache: hit, stale (a token that could not be renewed), miss, failure (an error that is kept for seconds).", LabelResult),
 	}
-	reg.MustRegister(m.OperationDuration, m.IMDSDuration, m.IMDSErrors, m.KubernetesAPIErrors)
+	reg.MustRegister(m.OperationDuration, m.IMDSDuration, m.IMDSErrors, m.KubernetesAPIErrors, m.TokenCacheRequests)
 	return m
 }
 

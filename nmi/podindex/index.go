@@ -34,6 +34,10 @@ type View struct {
 	// Assigned are the AzureAssignedIdentities that name the pod, in binding
 	// order. Whether the pod may use them is the reader's to check.
 	Assigned []*v1.AzureAssignedIdentity
+	// Managed says that there is no MIC and nothing is assigned: the pod may use
+	// the identities in Bound, which are in binding order.
+	Managed bool
+	Bound   []*v1.AzureIdentity
 	// Exception is the AzurePodIdentityException that matches the pod, or nil.
 	Exception *v1.AzurePodIdentityException
 }
@@ -50,9 +54,11 @@ type Index struct {
 	assigned map[types.NamespacedName][]*v1.AzureAssignedIdentity // by pod
 	owner    map[types.NamespacedName]types.NamespacedName        // AzureAssignedIdentity -> pod
 	except   map[string][]*v1.AzurePodIdentityException           // by namespace
+	bound    *bound                                               // in the managed mode, else nil
 
 	podsChanged signal
 	changed     map[types.NamespacedName]*signal // by pod, while someone waits
+	fresh       queue
 }
 
 // New makes an empty index of a node.
@@ -137,12 +143,28 @@ func (x *Index) ByName(pod types.NamespacedName) (View, error) {
 	return x.view(p), nil
 }
 
+// Find returns a live pod that is looked for, or nil.
+func (x *Index) Find(is func(*Pod) bool) *Pod {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, p := range x.pods {
+		if p.Live && is(p) {
+			return p
+		}
+	}
+	return nil
+}
+
 func (x *Index) view(p *Pod) View {
-	return View{
+	v := View{
 		Pod:       p,
 		Assigned:  x.assigned[p.Key()],
 		Exception: binding.Exception(p.Namespace, p.Labels, x.except[p.Namespace]),
 	}
+	if x.bound != nil {
+		v.Managed, v.Bound = true, x.bound.of(p)
+	}
+	return v
 }
 
 // SetPod adds or replaces a pod.
@@ -150,7 +172,8 @@ func (x *Index) SetPod(p *Pod) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	key := p.Key()
-	x.unlinkIPs(x.pods[key])
+	old := x.pods[key]
+	x.unlinkIPs(old)
 	x.pods[key] = p
 	if p.Live && !p.HostNetwork {
 		for _, ip := range p.IPs {
@@ -158,6 +181,9 @@ func (x *Index) SetPod(p *Pod) {
 		}
 	}
 	x.podChanged(key)
+	if old == nil || old.UID != p.UID {
+		x.gained(key)
+	}
 }
 
 // DeletePod forgets a pod.
@@ -167,6 +193,7 @@ func (x *Index) DeletePod(key types.NamespacedName) {
 	x.unlinkIPs(x.pods[key])
 	delete(x.pods, key)
 	x.podChanged(key)
+	x.lost(key)
 }
 
 func (x *Index) unlinkIPs(p *Pod) {
@@ -188,7 +215,9 @@ func (x *Index) unlinkIPs(p *Pod) {
 func (x *Index) SetAssigned(a *v1.AzureAssignedIdentity) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.dropAssigned(types.NamespacedName{Namespace: a.Namespace, Name: a.Name})
+	key := types.NamespacedName{Namespace: a.Namespace, Name: a.Name}
+	was := x.isAssigned(key)
+	x.dropAssigned(key)
 	if a.Spec.NodeName != x.node {
 		return
 	}
@@ -196,8 +225,11 @@ func (x *Index) SetAssigned(a *v1.AzureAssignedIdentity) {
 	list := append(slices.Clone(x.assigned[pod]), a)
 	slices.SortStableFunc(list, compareAssigned)
 	x.assigned[pod] = list
-	x.owner[types.NamespacedName{Namespace: a.Namespace, Name: a.Name}] = pod
+	x.owner[key] = pod
 	x.assignedChanged(pod)
+	if !was && assignedNow(a) {
+		x.gained(pod)
+	}
 }
 
 // DeleteAssigned forgets an AzureAssignedIdentity.

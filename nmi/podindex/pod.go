@@ -2,10 +2,15 @@ package podindex
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 )
 
 // Pod is what NMI needs to know about a pod. It is immutable.
@@ -14,6 +19,8 @@ type Pod struct {
 	UID             types.UID
 	ServiceAccount  string
 	Labels          map[string]string
+	// Resources are what the pod says it will want tokens for.
+	Resources []string
 	// HostNetwork pods share the node's address and never match by it.
 	HostNetwork bool
 	// Live is false once all containers have ended for good.
@@ -41,6 +48,7 @@ func NewPod(o *corev1.Pod) *Pod {
 		UID:            o.UID,
 		ServiceAccount: o.Spec.ServiceAccountName,
 		Labels:         o.Labels,
+		Resources:      resources(o.Annotations[v1.ResourcesAnnotationKey]),
 		HostNetwork:    o.Spec.HostNetwork,
 		Live:           live(o),
 	}
@@ -56,6 +64,23 @@ func NewPod(o *corev1.Pod) *Pod {
 		p.IPs = append(p.IPs, ip.Unmap())
 	}
 	return p
+}
+
+// maxResources bounds what a pod can have prefetched.
+const maxResources = 8
+
+// resources reads the list in a pod's annotation.
+func resources(list string) []string {
+	var found []string
+	for _, r := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+		if len(found) == maxResources {
+			break
+		}
+		if !slices.Contains(found, r) {
+			found = append(found, r)
+		}
+	}
+	return found
 }
 
 // live says whether the pod may still have a running process.

@@ -57,6 +57,24 @@ func (x *Index) wait(ctx context.Context, find func() (View, error)) (View, erro
 	}
 }
 
+// WaitSynced waits until the index is complete, or ctx ends.
+func (x *Index) WaitSynced(ctx context.Context) error {
+	for {
+		changed := x.PodsChanged()
+		x.mu.RLock()
+		synced := x.synced
+		x.mu.RUnlock()
+		if synced {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // PodsChanged returns a channel that is closed at the next change of any pod.
 func (x *Index) PodsChanged() <-chan struct{} {
 	x.mu.Lock()

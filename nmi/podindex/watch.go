@@ -61,13 +61,23 @@ func NewWatcher(index *Index, o WatchOptions) (*Watcher, error) {
 		}
 	}
 	all := func(*metav1.ListOptions) {}
-	return w, errors.Join(
+	err := errors.Join(
 		add(w, o.Core, "pods", &corev1.Pod{}, ofNode, reducePod,
 			func(p *corev1.Pod) { index.SetPod(NewPod(p)) }, index.DeletePod),
-		add(w, o.Custom, "azureassignedidentities", &v1.AzureAssignedIdentity{}, labelled, dropManagedFields,
-			index.SetAssigned, index.DeleteAssigned),
 		add(w, o.Custom, "azurepodidentityexceptions", &v1.AzurePodIdentityException{}, all, dropManagedFields,
 			index.SetException, index.DeleteException),
+	)
+	if index.Managed() {
+		return w, errors.Join(err,
+			add(w, o.Custom, "azureidentities", &v1.AzureIdentity{}, all, dropManagedFields,
+				index.SetIdentity, index.DeleteIdentity),
+			add(w, o.Custom, "azureidentitybindings", &v1.AzureIdentityBinding{}, all, dropManagedFields,
+				index.SetBinding, index.DeleteBinding),
+		)
+	}
+	return w, errors.Join(err,
+		add(w, o.Custom, "azureassignedidentities", &v1.AzureAssignedIdentity{}, labelled, dropManagedFields,
+			index.SetAssigned, index.DeleteAssigned),
 	)
 }
 
@@ -187,6 +197,9 @@ func reducePod(o any) (any, error) {
 		Status: corev1.PodStatus{
 			Phase: p.Status.Phase, HostIP: p.Status.HostIP, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs,
 		},
+	}
+	if list, ok := p.Annotations[v1.ResourcesAnnotationKey]; ok {
+		r.Annotations = map[string]string{v1.ResourcesAnnotationKey: list}
 	}
 	for _, c := range p.Status.ContainerStatuses {
 		var s corev1.ContainerStatus

@@ -1,11 +1,8 @@
 package server
 
 import (
-	"strings"
-
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
 )
 
@@ -28,9 +25,18 @@ type choice struct {
 }
 
 // choose decides which identity a pod gets: of those assigned to it that it may
-// use now and that the selector selects, the first in binding order. It is pure.
+// use now and that the selector selects, the first in binding order. In the managed
+// mode there is nothing to wait for: a binding is enough. It is pure.
 func choose(v podindex.View, s selector, forceNamespaced bool) choice {
 	var c choice
+	if v.Managed {
+		for _, id := range v.Bound {
+			if s.selects(id) {
+				return choice{progress: progressAssigned, identity: id}
+			}
+		}
+		return c
+	}
 	for _, a := range v.Assigned {
 		if why := mayUse(v.Pod, a, forceNamespaced); why != "" {
 			c.refused = why
@@ -68,11 +74,4 @@ func mayUse(pod *podindex.Pod, a *v1.AzureAssignedIdentity, forceNamespaced bool
 		return "the identity is confined to pods of its namespace"
 	}
 	return ""
-}
-
-func (s selector) selects(id *v1.AzureIdentity) bool {
-	if s.clientID != "" && !strings.EqualFold(s.clientID, id.Spec.ClientID) {
-		return false
-	}
-	return s.resourceID == "" || resourceid.Equal(s.resourceID, id.Spec.ResourceID)
 }

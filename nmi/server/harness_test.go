@@ -21,7 +21,6 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
-	"github.com/aad-pod-identity/aad-pod-identity/nmi/token"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 )
 
@@ -42,15 +41,22 @@ type world struct {
 	index        *podindex.Index
 	registry     *prometheus.Registry
 	address      string
+	server       *Server
 
-	mu  sync.Mutex
-	log []string
+	mu      sync.Mutex
+	log     []string
+	secrets map[types.NamespacedName]map[string][]byte
 }
 
 // newWorld starts the world with the pods web and other; options may be changed.
 func newWorld(t *testing.T, change func(*Options)) *world {
 	t.Helper()
-	w := &world{t: t, index: podindex.New("node-1"), registry: prometheus.NewRegistry()}
+	return newWorldOf(t, podindex.New("node-1"), change)
+}
+
+func newWorldOf(t *testing.T, index *podindex.Index, change func(*Options)) *world {
+	t.Helper()
+	w := &world{t: t, index: index, registry: prometheus.NewRegistry()}
 	var err error
 	if w.azure, err = azure.New(azure.Options{}); err != nil {
 		t.Fatal(err)
@@ -76,8 +82,9 @@ func newWorld(t *testing.T, change func(*Options)) *world {
 	}
 	transport := &http.Transport{}
 	m := metric.NewNMI(w.registry)
-	cache := token.NewCache(ctx, token.NewIMDS(o.Metadata.String(), "nmi", transport), 100)
-	s := New(o, w.index, cache, m, transport)
+	source, wait := w.source(ctx, o, transport)
+	s := New(o, w.index, source, m, transport)
+	w.server = s
 	s.guide.printf = func(_ int, format string, args ...any) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -95,7 +102,7 @@ func newWorld(t *testing.T, change func(*Options)) *world {
 		if err := <-done; err != nil {
 			t.Errorf("serving: %v", err)
 		}
-		cache.Wait()
+		wait()
 		transport.CloseIdleConnections()
 		w.azure.Close()
 	})

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
 )
@@ -18,6 +19,7 @@ type note struct {
 	route    route
 	pod      *podindex.Pod
 	resource string
+	identity *v1.AzureIdentity // that the pod may use
 	err      error
 }
 

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // tokenQuery is what a token request asks for.
@@ -11,31 +13,67 @@ type tokenQuery struct {
 	selector selector
 }
 
-// selector narrows the identities of a pod; empty fields select all.
-type selector struct{ clientID, resourceID string }
+// Parameters of a token request. mi_res_id is another name of msi_res_id.
+const (
+	paramResource   = "resource"
+	paramClientID   = "client_id"
+	paramObjectID   = "object_id"
+	paramResourceID = "msi_res_id"
+	paramMIResource = "mi_res_id"
+)
 
-func (s selector) empty() bool { return s == selector{} }
-
-// parseQuery reads the parameters of a token request. Of a repeated parameter the
-// first value counts; api-version is not checked, as the 1.8 releases did not.
+// parseQuery reads the parameters of a token request. Whatever a pod may have
+// meant as a selector counts as one or is an error, for without a selector it would
+// get a token of an identity that it did not mean: names are read in any case, a
+// value that cannot be read is an error, and so are two different ones. The real
+// service takes one selector, too. Other parameters are not looked at; the 1.8
+// releases did not check api-version either.
 func parseQuery(raw string) (tokenQuery, error) {
-	// Pairs that do not parse are left out: a broken one that matters is missing then.
-	q, _ := url.ParseQuery(raw)
+	values := map[string]string{}
+	for pair := range strings.SplitSeq(raw, "&") {
+		name, escaped, _ := strings.Cut(pair, "=")
+		name, ok := parameter(name)
+		if !ok {
+			continue
+		}
+		value, err := url.QueryUnescape(escaped)
+		if err != nil {
+			return tokenQuery{}, invalidRequest(fmt.Sprintf("parameter %s cannot be read", name))
+		}
+		if value == "" {
+			continue
+		}
+		if earlier, twice := values[name]; twice && earlier != value {
+			return tokenQuery{}, invalidRequest(fmt.Sprintf("parameter %s is there twice, with different values", name))
+		}
+		values[name] = value
+	}
 	t := tokenQuery{
-		resource: q.Get("resource"),
-		selector: selector{clientID: q.Get("client_id"), resourceID: q.Get("msi_res_id")},
+		resource: values[paramResource],
+		selector: selector{clientID: values[paramClientID], objectID: values[paramObjectID], resourceID: values[paramResourceID]},
 	}
-	if t.selector.resourceID == "" {
-		t.selector.resourceID = q.Get("mi_res_id")
-	}
-	switch {
-	case t.resource == "":
+	if t.resource == "" {
 		return tokenQuery{}, invalidRequest("parameter resource cannot be empty")
-	case q.Get("object_id") != "":
-		// Left out, the pod would get a token of an identity it did not mean.
-		return tokenQuery{}, invalidRequest("object_id does not name an AzureIdentity; select it by client_id or msi_res_id")
+	}
+	if t.selector.several() {
+		return tokenQuery{}, invalidRequest("only one of client_id, object_id and msi_res_id may be given")
 	}
 	return t, nil
+}
+
+// parameter returns the name of one of our parameters.
+func parameter(escaped string) (string, bool) {
+	name, err := url.QueryUnescape(escaped)
+	if err != nil {
+		return "", false
+	}
+	switch name = strings.ToLower(name); name {
+	case paramMIResource:
+		return paramResourceID, true
+	case paramResource, paramClientID, paramObjectID, paramResourceID:
+		return name, true
+	}
+	return "", false
 }
 
 // requireMetadata checks the header that keeps requests forged through a pod's

@@ -57,6 +57,8 @@ func asAPIError(err error) *apiError {
 		return api
 	case errors.As(err, &tok) && tok.Refused:
 		return &apiError{status: http.StatusForbidden, code: tok.Code, description: tok.Description, cause: err}
+	case errors.As(err, &tok) && tok.Code == token.CodeSecret:
+		return &apiError{status: http.StatusServiceUnavailable, code: tok.Code, description: tok.Description, cause: err}
 	case errors.As(err, &tok):
 		return &apiError{
 			status: http.StatusServiceUnavailable, code: "temporarily_unavailable",

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/utils/lru"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
@@ -48,6 +49,9 @@ type Server struct {
 	metrics *metric.NMI
 	forward *httputil.ReverseProxy
 	guide   guideLog
+	// objectIDs are those found out, by token.Key without a resource.
+	objectIDs *lru.Cache
+	habits    *habits
 
 	drainOnce sync.Once
 	draining  chan struct{} // closed when NMI is about to end
@@ -59,6 +63,7 @@ func New(o Options, pods *podindex.Index, tokens token.Source, m *metric.NMI, tr
 	return &Server{
 		o: o, pods: pods, tokens: tokens, metrics: m,
 		forward: newProxy(o.Metadata, transport), guide: newGuideLog(), draining: make(chan struct{}),
+		objectIDs: lru.New(maxObjectIDs), habits: newHabits(),
 	}
 }
 

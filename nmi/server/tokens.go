@@ -2,7 +2,7 @@ package server
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net/http"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -18,6 +18,10 @@ const tokenContentType = "application/json"
 
 // serveToken answers a pod.
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, note *note) error {
+	if r.Method != http.MethodGet {
+		w.Header().Set("Allow", http.MethodGet)
+		return &apiError{status: http.StatusMethodNotAllowed, code: "invalid_request", description: "tokens are got by GET"}
+	}
 	// Before anything that can wait: SDKs probe without the header, with one
 	// second of patience, to find out whether a service is there.
 	if s.o.MetadataHeaderRequired {
@@ -39,11 +43,16 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, note *note) 
 		klog.FromContext(r.Context()).Info("Passing an excepted pod's token request to the node's own managed identity", logkey.Pod, v.Pod.String())
 		return s.proxy(w, r)
 	}
-	t, _, err := s.tokenFor(r.Context(), v, q)
+	tokens, id, err := s.tokensFor(r.Context(), v, q, allTenants)
+	note.identity = id
 	if err != nil {
 		return err
 	}
-	respondJSON(w, http.StatusOK, tokenContentType, t)
+	if len(tokens) == 1 {
+		respondJSON(w, http.StatusOK, tokenContentType, tokens[0])
+		return nil
+	}
+	respondJSON(w, http.StatusOK, tokenContentType, tokens)
 	return nil
 }
 
@@ -70,41 +79,71 @@ func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, note *no
 		return err
 	}
 	note.pod = v.Pod
-	t, clientID, err := s.tokenFor(r.Context(), v, q)
+	tokens, id, err := s.tokensFor(r.Context(), v, q, ownTenant)
+	note.identity = id
 	if err != nil {
-		return err
+		return unassignedIsFinal(err)
 	}
 	respondJSON(w, http.StatusOK, tokenContentType, struct {
 		Token    token.Token `json:"token"`
 		ClientID string      `json:"clientid"`
-	}{t, clientID})
+	}{tokens[0], id.Spec.ClientID})
 	return nil
 }
 
-// tokenFor decides which identity the pod gets, and only then asks for a token:
-// the cache below gives a token to whoever asks.
-func (s *Server) tokenFor(ctx context.Context, v podindex.View, q tokenQuery) (t token.Token, clientID string, err error) {
-	id, err := s.identity(ctx, v, q.selector)
+// unassignedIsFinal answers 404 to a process of the node whatever pods are answered:
+// --set-retry-after-header is for the SDKs in them.
+func unassignedIsFinal(err error) error {
+	var e *apiError
+	if !errors.As(err, &e) || e.code != codeUnassigned {
+		return err
+	}
+	final := *e
+	final.status, final.retryAfter = http.StatusNotFound, 0
+	return &final
+}
+
+// tenants are the tenants that tokens are asked of.
+type tenants int
+
+const (
+	ownTenant  tenants = iota // the identity's own
+	allTenants                // and its auxiliary tenants
+)
+
+// tokensFor decides which identity the pod gets, and only then asks for a token:
+// the cache below gives a token to whoever asks. There is at least one token; the
+// identity is the one decided on, also when there is none.
+func (s *Server) tokensFor(ctx context.Context, v podindex.View, q tokenQuery, of tenants) ([]token.Token, *v1.AzureIdentity, error) {
+	find := s.identity
+	if q.selector.objectID != "" {
+		find = func(ctx context.Context, v podindex.View, _ selector) (*v1.AzureIdentity, error) {
+			return s.byObjectID(ctx, v, q)
+		}
+	}
+	id, err := find(ctx, v, q.selector)
 	if err != nil {
-		return token.Token{}, "", err
+		return nil, nil, err
 	}
 	if q.selector.empty() {
 		s.guide.defaulted(v.Pod, id)
 	}
-	s.guide.matched(id, q.resource)
-	if id.Spec.Type != v1.UserAssignedMSI {
-		return token.Token{}, "", &apiError{
-			status: http.StatusForbidden, code: "unsupported_identity_type",
-			description: fmt.Sprintf("AzureIdentity %s/%s is of type %d, a service principal, for which this NMI has no tokens", id.Namespace, id.Name, id.Spec.Type),
-		}
-	}
-	t, err = s.tokens.Token(ctx, token.Request{ClientID: id.Spec.ClientID, ResourceID: id.Spec.ResourceID, Resource: q.resource})
+	s.guide.matched(v.Pod, id, q.resource)
+	requests, err := tokenRequests(id, q.resource)
 	if err != nil {
-		return token.Token{}, "", fmt.Errorf("identity %s/%s: %w", id.Namespace, id.Name, err)
+		return nil, id, err
+	}
+	if of == ownTenant {
+		requests = requests[:1]
+	}
+	tokens, err := s.acquire(ctx, id, requests)
+	if err != nil {
+		return nil, id, err
 	}
 	// IMDS can take more than a minute, in which the right may have been withdrawn.
 	if err := s.still(v.Pod, id); err != nil {
-		return token.Token{}, "", err
+		return nil, id, err
 	}
-	return t, id.Spec.ClientID, nil
+	s.habits.learn(workloadOf(v.Pod, id), q.resource)
+	return tokens, id, nil
 }

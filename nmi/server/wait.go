@@ -85,8 +85,7 @@ func (s *Server) still(pod *podindex.Pod, id *v1.AzureIdentity) error {
 	if now.Pod.UID != pod.UID {
 		return podindex.ErrUnknown
 	}
-	same := selector{clientID: id.Spec.ClientID, resourceID: id.Spec.ResourceID}
-	if c := choose(now, same, s.o.ForceNamespaced); c.progress != progressAssigned {
+	if c := choose(now, selector{same: id}, s.o.ForceNamespaced); c.progress != progressAssigned {
 		return s.noIdentity(fmt.Sprintf("azure identity %s/%s was withdrawn from pod %s", id.Namespace, id.Name, pod))
 	}
 	return nil
@@ -100,10 +99,14 @@ func (s *Server) notAssigned(pod *podindex.Pod, sel selector, c choice, waited t
 		asked = " with clientID " + redact.ClientID(sel.clientID)
 	case sel.resourceID != "":
 		asked = " with the requested resource ID"
+	case sel.objectID != "":
+		asked = " with the requested object ID"
 	}
 	text := fmt.Sprintf("no azure identity%s found for pod %s after %s: no AzureIdentityBinding gives it one, or MIC has not seen it yet; check MIC's log", asked, pod, waited)
 	if pod.Labels[v1.BindingLabelKey] == "" {
 		text = fmt.Sprintf("no azure identity found for pod %s: it has no label %s, by which an AzureIdentityBinding would select it", pod, v1.BindingLabelKey)
+	} else if s.pods.Managed() {
+		text = fmt.Sprintf("no azure identity%s found for pod %s: no AzureIdentityBinding of its namespace with the selector %q gives it one", asked, pod, pod.Labels[v1.BindingLabelKey])
 	} else if c.progress == progressCreated {
 		text = fmt.Sprintf("the azure identity%s of pod %s was not assigned to the node within %s; check MIC's log and the events of the pod", asked, pod, waited)
 	} else if c.refused != "" {
@@ -113,7 +116,7 @@ func (s *Server) notAssigned(pod *podindex.Pod, sel selector, c choice, waited t
 }
 
 func (s *Server) noIdentity(text string) error {
-	e := &apiError{status: http.StatusNotFound, code: "identity_not_assigned", description: text}
+	e := &apiError{status: http.StatusNotFound, code: codeUnassigned, description: text}
 	if s.o.SetRetryAfter {
 		e.status, e.retryAfter = http.StatusServiceUnavailable, retryAfterUnassigned
 	}

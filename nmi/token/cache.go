@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
-	"k8s.io/utils/lru"
 )
 
 const (
@@ -21,9 +20,32 @@ const (
 	// nearExpiry is how close to its end a token is no longer handed out without
 	// having tried for a new one: the pod has to have time to use it.
 	nearExpiry = time.Minute
+	// nearExpiryPatience is how long that new one is waited for at most while there
+	// still is the old one.
+	nearExpiryPatience = 3 * time.Second
 	// renewPause is the least time between two attempts to renew one token. IMDS
 	// gives the same token again for most of its life.
 	renewPause = 30 * time.Second
+	// refusalLife is how long a refusal is kept. It spares IMDS pods that ask again
+	// and again, and is short since what was wrong may be put right: IMDS learns of
+	// an assignment seconds after ARM.
+	refusalLife = 5 * time.Second
+	// A failure is kept for failureLife, or as long as the endpoint asked to be left
+	// alone, up to maxFailureLife.
+	failureLife    = time.Second
+	maxFailureLife = 30 * time.Second
+	// perIdentity bounds what is kept of one identity.
+	perIdentity = 128
+	// maxFailures bounds the failures that are kept.
+	maxFailures = 512
+)
+
+// Results of a request to a Cache, for metrics.
+const (
+	ResultHit     = "hit"     // a token from the cache
+	ResultStale   = "stale"   // one that could not be renewed in time
+	ResultMiss    = "miss"    // the source was asked, or a flight to it joined
+	ResultFailure = "failure" // an error from the cache
 )
 
 // Cache keeps tokens of the source below it.
@@ -31,12 +53,14 @@ const (
 // Concurrent requests for one token share one flight, which goes on as long as
 // anyone waits for it. A token is renewed ahead of its end by one flight in the
 // background while it goes on being served; when that fails it is served until it
-// expires. A refusal drops it at once. Failures are not kept. The least recently
-// used tokens are dropped beyond the size.
+// expires. A refusal drops it at once. Refusals and failures are kept for seconds.
+// The least recently used tokens are dropped beyond the size.
 type Cache struct {
-	ctx    context.Context // of flights; ends with the process, not with a request
-	next   Source
-	tokens *lru.Cache
+	ctx      context.Context // of flights; ends with the process, not with a request
+	next     Source
+	tokens   *store[*entry]
+	failures *store[failure]
+	observe  func(result string)
 
 	mu      sync.Mutex
 	flights map[Key]*flight
@@ -50,19 +74,33 @@ type entry struct {
 	soft    time.Time // nearExpiry before the end
 }
 
+// failure is a cached error.
+type failure struct {
+	err   *Error
+	until time.Time
+}
+
 // flight is a request to the source under way.
 type flight struct {
 	done    chan struct{}
 	cancel  context.CancelFunc
 	waiters int  // guarded by Cache.mu
-	renewal bool // goes on without waiters
+	renewal bool // goes on without waiters; guarded by Cache.mu
+	ahead   bool // nobody had asked when it began
 	token   Token
 	err     error
 }
 
-// NewCache makes a cache of at most size tokens. Flights end with ctx.
-func NewCache(ctx context.Context, next Source, size int) *Cache {
-	return &Cache{ctx: ctx, next: next, tokens: lru.New(size), flights: map[Key]*flight{}}
+// NewCache makes a cache of at most size tokens. Flights end with ctx. Observe, if
+// not nil, is told the result of each request.
+func NewCache(ctx context.Context, next Source, size int, observe func(result string)) *Cache {
+	if observe == nil {
+		observe = func(string) {}
+	}
+	return &Cache{
+		ctx: ctx, next: next, observe: observe, flights: map[Key]*flight{},
+		tokens: newStore[*entry](size, perIdentity), failures: newStore[failure](maxFailures, perIdentity),
+	}
 }
 
 // Wait returns when no flight is under way. It is called after the context of
@@ -73,37 +111,71 @@ func (c *Cache) Wait() { c.running.Wait() }
 func (c *Cache) Token(ctx context.Context, req Request) (Token, error) {
 	key := req.Key()
 	now := time.Now()
-	cached := c.get(key)
-	if cached != nil && now.Before(cached.soft) {
+	cached, ok := c.tokens.get(key)
+	if ok && now.Before(cached.soft) {
 		if !now.Before(cached.renewAt) {
 			c.renew(key, req) //nolint:contextcheck // a renewal outlives the request that starts it
 		}
+		c.observe(ResultHit)
 		return cached.token, nil
 	}
-	t, err := c.fetch(ctx, key, req)
+	if ok && now.Before(cached.token.ExpiresOn) {
+		return c.nearItsEnd(ctx, key, req, cached)
+	}
+	return c.fetch(ctx, key, req)
+}
+
+// nearItsEnd gives a new token in place of one that is about to expire, or that
+// one: short-lived is better than none during an outage.
+func (c *Cache) nearItsEnd(ctx context.Context, key Key, req Request, cached *entry) (Token, error) {
+	c.renew(key, req) //nolint:contextcheck // a renewal outlives the request that starts it
+	patience, cancel := context.WithTimeout(ctx, nearExpiryPatience)
+	defer cancel()
+	t, err := c.fetch(patience, key, req)
 	var e *Error
-	if err != nil && errors.As(err, &e) && !e.Refused && cached != nil && time.Now().Before(cached.token.ExpiresOn) {
-		return cached.token, nil // short-lived is better than none during an outage
+	switch {
+	case err == nil:
+		return t, nil
+	case ctx.Err() != nil:
+		return Token{}, ctx.Err()
+	case errors.As(err, &e) && e.Refused, !time.Now().Before(cached.token.ExpiresOn):
+		return Token{}, err
 	}
-	return t, err
+	c.observe(ResultStale)
+	return cached.token, nil
 }
 
-func (c *Cache) get(key Key) *entry {
-	v, ok := c.tokens.Get(key)
-	if !ok {
-		return nil
-	}
-	e, _ := v.(*entry)
-	return e
-}
-
-// renew starts a flight in the background unless one is under way.
+// renew starts a flight in the background unless one is under way, or has just
+// failed.
 func (c *Cache) renew(key Key, req Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.flights[key]; !ok {
+	if f, ok := c.flights[key]; ok {
+		f.renewal = true
+		return
+	}
+	if c.failed(key) == nil {
 		c.start(key, req).renewal = true
 	}
+}
+
+// failed returns the error that a request got lately, with what is left of the time
+// that the endpoint asked to wait.
+func (c *Cache) failed(key Key) *Error {
+	f, ok := c.failures.get(key)
+	if !ok {
+		return nil
+	}
+	left := time.Until(f.until)
+	if left <= 0 {
+		c.failures.remove(key)
+		return nil
+	}
+	again := *f.err
+	if again.RetryAfter > 0 {
+		again.RetryAfter = left + max(0, again.RetryAfter-maxFailureLife)
+	}
+	return &again
 }
 
 // fetch joins the flight for the token, or starts it, and waits for its end.
@@ -112,14 +184,21 @@ func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) 
 	f, ok := c.flights[key]
 	if !ok {
 		// Another flight may have landed since the caller looked.
-		if e := c.get(key); e != nil && time.Now().Before(e.soft) {
+		if e, ok := c.tokens.get(key); ok && time.Now().Before(e.soft) {
 			c.mu.Unlock()
+			c.observe(ResultHit)
 			return e.token, nil
+		}
+		if err := c.failed(key); err != nil {
+			c.mu.Unlock()
+			c.observe(ResultFailure)
+			return Token{}, err
 		}
 		f = c.start(key, req) //nolint:contextcheck // a flight outlives the request that starts it
 	}
 	f.waiters++
 	c.mu.Unlock()
+	c.observe(ResultMiss)
 	select {
 	case <-f.done:
 		return f.token, f.err
@@ -140,7 +219,7 @@ func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) 
 // start begins a flight. The caller holds the lock.
 func (c *Cache) start(key Key, req Request) *flight {
 	ctx, cancel := context.WithTimeout(c.ctx, fetchTimeout)
-	f := &flight{done: make(chan struct{}), cancel: cancel}
+	f := &flight{done: make(chan struct{}), cancel: cancel, ahead: req.Ahead}
 	c.flights[key] = f
 	c.running.Go(func() {
 		defer cancel()
@@ -160,21 +239,26 @@ func (c *Cache) land(key Key, f *flight) {
 	}
 	delete(c.flights, key)
 	now := time.Now()
+	if f.err == nil {
+		c.tokens.put(key, newEntry(f.token, now))
+		c.failures.remove(key)
+		return
+	}
 	var e *Error
-	switch {
-	case f.err == nil:
-		c.tokens.Add(key, newEntry(f.token, now))
-	case errors.As(f.err, &e) && e.Refused:
-		c.tokens.Remove(key)
-	default:
-		if old := c.get(key); old != nil {
-			later := *old
-			later.renewAt = now.Add(renewPause)
-			if e != nil && e.RetryAfter > renewPause {
-				later.renewAt = now.Add(e.RetryAfter)
-			}
-			c.tokens.Add(key, &later)
+	if errors.As(f.err, &e) && !f.ahead {
+		c.failures.put(key, newFailure(e, now))
+	}
+	if e != nil && e.Refused {
+		c.tokens.remove(key)
+		return
+	}
+	if old, ok := c.tokens.get(key); ok {
+		later := *old
+		later.renewAt = now.Add(renewPause)
+		if e != nil && e.RetryAfter > renewPause {
+			later.renewAt = now.Add(e.RetryAfter)
 		}
+		c.tokens.put(key, &later)
 		if f.renewal {
 			klog.FromContext(c.ctx).Error(f.err, "Cannot renew a token; serving the present one until it expires")
 		}
@@ -198,4 +282,22 @@ func newEntry(t Token, now time.Time) *entry {
 		e.renewAt = earliest
 	}
 	return e
+}
+
+// newFailure decides how long an error is kept.
+func newFailure(e *Error, now time.Time) failure {
+	life := refusalLife
+	if !e.Refused {
+		life = min(max(failureLife, e.RetryAfter), maxFailureLife)
+	}
+	return failure{e, now.Add(life)}
+}
+
+// ended is the error of a context that has ended while something was waited for. A
+// deadline is the source's failure; that the caller has left is not.
+func ended(ctx context.Context, doing string) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &Error{Code: codeUnavailable, Description: doing + " took too long", err: ctx.Err()}
+	}
+	return ctx.Err()
 }

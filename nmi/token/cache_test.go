@@ -55,19 +55,18 @@ func (f *fakeSource) count() int {
 }
 
 var (
-	request     = Request{ClientID: "a", Resource: "https://r"}
-	errOutage   = &Error{Code: "unavailable", Description: "no route to host"}
-	errRefusal  = &Error{Refused: true, Status: 400, Code: "invalid_request", Description: "Identity not found"}
-	dayLong     = 24 * time.Hour
-	shortLived  = 10 * time.Minute
-	afterFlight = time.Millisecond
+	request    = Request{ClientID: "a", Resource: "https://r"}
+	errOutage  = &Error{Code: "unavailable", Description: "no route to host"}
+	errRefusal = &Error{Refused: true, Status: 400, Code: "invalid_request", Description: "Identity not found"}
+	dayLong    = 24 * time.Hour
+	shortLived = 10 * time.Minute
 )
 
 // inBubble runs a test of a cache in fake time and ends the cache after it.
 func inBubble(t *testing.T, source *fakeSource, size int, test func(t *testing.T, c *Cache)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		c := NewCache(ctx, source, size)
+		c := NewCache(ctx, source, size, nil)
 		test(t, c)
 		cancel()
 		c.Wait()
@@ -200,7 +199,7 @@ func TestCacheOutlivesAnOutage(t *testing.T) {
 			t.Errorf("after its end: token %q, error %v", tok.AccessToken, err)
 		}
 		s.set(func(s *fakeSource) { s.err = nil })
-		<-time.After(afterFlight)
+		<-time.After(failureLife)
 		if tok, err := c.Token(t.Context(), request); err != nil || tok.AccessToken == "1" {
 			t.Errorf("after the outage: token %q, error %v", tok.AccessToken, err)
 		}
@@ -225,13 +224,127 @@ func TestCacheDropsARefusedToken(t *testing.T) {
 		expect(t, c, "the request that starts the renewal", "1")
 		synctest.Wait()
 		for range 2 {
-			if tok, err := c.Token(t.Context(), request); !errors.Is(err, errRefusal) {
+			if tok, err := c.Token(t.Context(), request); !refusedBy(err) {
 				t.Errorf("after the refusal: token %q, error %v", tok.AccessToken, err)
 			}
 		}
-		if n := s.count(); n != 4 {
-			t.Errorf("%d calls: failures are not to be kept", n)
+		if n := s.count(); n != 2 {
+			t.Errorf("%d calls", n)
 		}
+	})
+}
+
+func refusedBy(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Refused
+}
+
+func TestCacheKeepsFailuresForAMoment(t *testing.T) {
+	wait := &Error{Code: "too_many_requests", RetryAfter: 10 * time.Second}
+	long := &Error{Code: "too_many_requests", RetryAfter: time.Hour}
+	tests := map[string]struct {
+		err   error
+		kept  time.Duration
+		retry time.Duration // what the error says
+	}{
+		"a refusal":                     {err: errRefusal, kept: refusalLife},
+		"an outage":                     {err: errOutage, kept: failureLife},
+		"as long as IMDS asked for":     {err: wait, kept: 10 * time.Second, retry: 10 * time.Second},
+		"but not for an hour":           {err: long, kept: maxFailureLife, retry: time.Hour},
+		"the caller's own end is not":   {err: context.Canceled},
+		"an error of another kind, too": {err: errors.New("a mistake")},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := &fakeSource{lifetime: dayLong, err: tc.err}
+			inBubble(t, s, 10, func(t *testing.T, c *Cache) {
+				retry := func(want time.Duration) {
+					t.Helper()
+					_, err := c.Token(t.Context(), request)
+					var e *Error
+					if err == nil || errors.As(err, &e) && e.RetryAfter != want {
+						t.Errorf("error %v, want one with retry after %v", err, want)
+					}
+				}
+				retry(tc.retry)
+				if tc.kept == 0 {
+					retry(0)
+					if n := s.count(); n != 2 {
+						t.Errorf("%d calls", n)
+					}
+					return
+				}
+				half := tc.kept / 2
+				<-time.After(half)
+				retry(max(0, tc.retry-half))
+				<-time.After(tc.kept - half - time.Nanosecond)
+				retry(max(0, tc.retry-tc.kept+time.Nanosecond))
+				if n := s.count(); n != 1 {
+					t.Errorf("%d calls", n)
+				}
+				s.set(func(s *fakeSource) { s.err = nil })
+				<-time.After(time.Nanosecond)
+				expect(t, c, "when it may be asked again", "2")
+			})
+		})
+	}
+}
+
+func TestCacheDoesNotWaitForAHangingRenewalNearTheEnd(t *testing.T) {
+	s := &fakeSource{lifetime: shortLived}
+	inBubble(t, s, 10, func(t *testing.T, c *Cache) {
+		expect(t, c, "first", "1")
+		s.set(func(s *fakeSource) { s.hang = make(chan struct{}) })
+		<-time.After(shortLived - 30*time.Second)
+		start := time.Now()
+		expect(t, c, "while IMDS hangs", "1")
+		if waited := time.Since(start); waited != nearExpiryPatience {
+			t.Errorf("waited %v", waited)
+		}
+		s.set(func(s *fakeSource) { close(s.hang); s.hang = nil })
+		synctest.Wait()
+		expect(t, c, "the request to IMDS went on, and brought a token", "2")
+	})
+}
+
+func TestCacheDropsTokensOfAnEarlierCredential(t *testing.T) {
+	s := &fakeSource{lifetime: dayLong}
+	inBubble(t, s, 10, func(t *testing.T, c *Cache) {
+		ask := func(version, want string) {
+			t.Helper()
+			tok, err := c.Token(t.Context(), Request{ClientID: "a", Resource: "r", Principal: Principal{Credential: CredentialSecret}, version: version})
+			if err != nil || tok.AccessToken != want {
+				t.Errorf("version %s: token %q, %v, want %q", version, tok.AccessToken, err, want)
+			}
+		}
+		ask("1", "1")
+		ask("1", "1")
+		ask("2", "2")
+		if n := c.tokens.len(); n != 1 {
+			t.Errorf("%d tokens kept", n)
+		}
+		ask("1", "3")
+	})
+}
+
+func TestCacheTellsItsResults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeSource{lifetime: shortLived}
+		ctx, cancel := context.WithCancel(t.Context())
+		results := map[string]int{}
+		c := NewCache(ctx, s, 10, func(r string) { results[r]++ })
+		expect(t, c, "miss", "1")
+		expect(t, c, "hit", "1")
+		s.set(func(s *fakeSource) { s.err = errOutage })
+		<-time.After(shortLived - 30*time.Second)
+		expect(t, c, "stale", "1")
+		_, _ = c.Token(ctx, Request{ClientID: "b"})
+		_, _ = c.Token(ctx, Request{ClientID: "b"})
+		if results[ResultHit] != 1 || results[ResultStale] != 1 || results[ResultFailure] < 1 || results[ResultMiss] < 2 {
+			t.Errorf("results %v", results)
+		}
+		cancel()
+		c.Wait()
 	})
 }
 
@@ -243,7 +356,7 @@ func TestCacheIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n := c.tokens.Len(); n != 3 {
+		if n := c.tokens.len(); n != 3 {
 			t.Errorf("%d tokens kept", n)
 		}
 		if len(c.flights) != 0 {

@@ -50,7 +50,8 @@ func NewIMDS(endpoint, userAgent string, transport http.RoundTripper) *IMDS {
 		userAgent: userAgent,
 		pipeline: runtime.NewPipeline("nmi", "v1", runtime.PipelineOptions{}, &policy.ClientOptions{
 			Retry: policy.RetryOptions{
-				MaxRetries: 5, RetryDelay: time.Second, MaxRetryDelay: 20 * time.Second, TryTimeout: 30 * time.Second,
+				// No TryTimeout: a try waits for its turn, too. See Budget.
+				MaxRetries: 5, RetryDelay: time.Second, MaxRetryDelay: 20 * time.Second,
 				StatusCodes: retryStatus,
 			},
 			Telemetry: policy.TelemetryOptions{Disabled: true}, // ours below
@@ -72,7 +73,7 @@ func (i *IMDS) Token(ctx context.Context, req Request) (Token, error) {
 	case req.ResourceID != "":
 		q.Set("msi_res_id", req.ResourceID)
 	default:
-		return Token{}, &Error{Refused: true, Code: "invalid_request", Description: "the AzureIdentity has neither clientID nor resourceID"}
+		return Token{}, refused("invalid_request", "the AzureIdentity has neither clientID nor resourceID")
 	}
 	r, err := runtime.NewRequest(ctx, http.MethodGet, i.endpoint+tokenPath+"?"+q.Encode())
 	if err != nil {
@@ -93,7 +94,7 @@ func (i *IMDS) Token(ctx context.Context, req Request) (Token, error) {
 		return Token{}, unavailable("reading the answer of the instance metadata service", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		e := answered(resp, body)
+		e := answered(resp, body, "the instance metadata service")
 		e.Description = hide(e.Description, req.ClientID)
 		return Token{}, e
 	}
@@ -110,26 +111,31 @@ func unavailable(doing string, err error) *Error {
 	if errors.As(err, &u) {
 		err = u.Err
 	}
-	return &Error{Code: "unavailable", Description: doing + ": " + err.Error(), err: err}
+	return &Error{Code: codeUnavailable, Description: doing + ": " + err.Error(), err: err}
 }
 
 // answered turns an answer other than 200 into an Error.
-func answered(resp *http.Response, body []byte) *Error {
-	e := &Error{Status: resp.StatusCode, Code: "unavailable", Refused: refusal(resp.StatusCode)}
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
-		e.RetryAfter = time.Duration(s) * time.Second
-	}
-	var oauth struct {
-		Code        string `json:"error"`
-		Description string `json:"error_description"`
-	}
-	if err := json.Unmarshal(body, &oauth); err == nil && oauth.Code != "" {
+func answered(resp *http.Response, body []byte, who string) *Error {
+	e := &Error{Status: resp.StatusCode, Code: codeUnavailable, Refused: refusal(resp.StatusCode), RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+	if oauth, ok := readOAuthError(body); ok {
 		e.Code, e.Description = oauth.Code, oauth.Description
 	}
 	if e.Description == "" {
-		e.Description = "the instance metadata service answered " + resp.Status
+		e.Description = who + " answered " + resp.Status
 	}
 	return e
+}
+
+// retryAfter reads the header of that name, in seconds or as a date; 0 if it says
+// nothing.
+func retryAfter(value string) time.Duration {
+	if s, err := strconv.Atoi(value); err == nil {
+		return max(0, time.Duration(s)*time.Second)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, time.Until(at))
+	}
+	return 0
 }
 
 // hide shortens the client ID in a text that is not ours; AAD's errors, which IMDS
@@ -159,10 +165,14 @@ type limited struct{ next http.RoundTripper }
 func (l limited) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := l.next.RoundTrip(r)
 	if resp != nil && resp.Body != nil {
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(resp.Body, maxBody), resp.Body}
+		resp.Body = bounded(resp.Body)
 	}
 	return resp, err
+}
+
+func bounded(body io.ReadCloser) io.ReadCloser {
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(body, maxBody), body}
 }

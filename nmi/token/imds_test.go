@@ -193,7 +193,7 @@ func TestIMDSBoundsTheAnswer(t *testing.T) {
 func TestMetered(t *testing.T) {
 	_, demo, other, url := cloud(t)
 	m := metric.NewNMI(prometheus.NewRegistry())
-	s := token.NewMetered(token.NewIMDS(url, "agent/1", transport(t)), m)
+	s := token.NewMetered(token.NewIMDS(url, "agent/1", transport(t)), m, metric.OpTokenUserAssigned)
 	for _, id := range []string{demo.ClientID, other.ClientID} {
 		_, err := s.Token(t.Context(), token.Request{ClientID: id, Resource: audience})
 		if (err == nil) != (id == demo.ClientID) {

@@ -9,20 +9,24 @@ import (
 
 // Metered measures each request to the source below it.
 type Metered struct {
-	next    Source
-	metrics *metric.NMI
+	next      Source
+	metrics   *metric.NMI
+	operation string
 }
 
-// NewMetered makes a Metered on top of a source that asks IMDS.
-func NewMetered(next Source, m *metric.NMI) *Metered { return &Metered{next, m} }
+// NewMetered makes a Metered on top of a source that asks IMDS or Azure AD, under
+// the name of the operation.
+func NewMetered(next Source, m *metric.NMI, operation string) *Metered {
+	return &Metered{next, m, operation}
+}
 
 // Token implements Source.
 func (m *Metered) Token(ctx context.Context, req Request) (Token, error) {
 	start := time.Now()
 	t, err := m.next.Token(ctx, req)
-	m.metrics.IMDSDuration.WithLabelValues(metric.OpTokenUserAssigned).Observe(time.Since(start).Seconds())
+	m.metrics.IMDSDuration.WithLabelValues(m.operation).Observe(time.Since(start).Seconds())
 	if err != nil {
-		m.metrics.IMDSErrors.WithLabelValues(metric.OpTokenUserAssigned).Inc()
+		m.metrics.IMDSErrors.WithLabelValues(m.operation).Inc()
 	}
 	return t, err
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 )
 
@@ -28,16 +30,57 @@ type Request struct {
 	Resource string
 	// TenantID is empty for managed identities, which have but one tenant.
 	TenantID string
+	// Principal is set if the identity is a service principal.
+	Principal Principal
+	// Ahead says that nobody has asked for the token yet. An error is then not kept:
+	// IMDS may learn of an assignment a moment later.
+	Ahead bool
+
+	// version of the principal's credential, by which Versioned tells a token that
+	// was got with it from one of an earlier credential.
+	version string
+}
+
+// Credential says how a service principal proves who it is.
+type Credential string
+
+// Kinds of credentials. The zero value is a managed identity, which needs none.
+const (
+	CredentialSecret      Credential = "secret"      // AzureIdentity type 1
+	CredentialCertificate Credential = "certificate" // AzureIdentity type 2
+)
+
+// Principal is what a token of a service principal is got with. Whoever names
+// another Secret or authority gets another token: knowing a client ID and a tenant
+// is no proof.
+type Principal struct {
+	Credential Credential
+	// Secret holds the credential.
+	Secret types.NamespacedName
+	// Authority is the AzureIdentity's adEndpoint.
+	Authority string
 }
 
 // Key says which requests get the same token.
-type Key struct{ Identity, Resource, TenantID string }
+type Key struct {
+	// Identity is who the token is of, with all by which it is got.
+	Identity string
+	// Version of the credential; those of one Identity replace each other.
+	Version            string
+	Resource, TenantID string
+}
 
 // Key of the request.
 func (r Request) Key() Key {
-	k := Key{Identity: "client:" + strings.ToLower(r.ClientID), Resource: r.Resource, TenantID: strings.ToLower(r.TenantID)}
-	if r.ClientID == "" {
+	k := Key{Resource: r.Resource, TenantID: strings.ToLower(r.TenantID), Version: r.version}
+	switch p := r.Principal; {
+	case p != Principal{}:
+		// Quoted, so that no part can pass for another.
+		k.Identity = fmt.Sprintf("principal:%q", []string{string(p.Credential), strings.ToLower(r.ClientID), p.Authority, p.Secret.Namespace, p.Secret.Name})
+	case r.ClientID == "":
 		k.Identity = "resource:" + resourceid.Key(r.ResourceID)
+	default:
+		k.Identity = "client:" + strings.ToLower(r.ClientID)
 	}
 	return k
 }
@@ -46,6 +89,9 @@ func (r Request) Key() Key {
 type Token struct {
 	AccessToken, RefreshToken, Resource, TokenType, ClientID string
 	NotBefore                                                string
+	// ObjectID is the identity's object ID as the token says; empty if it says
+	// none. It is not part of an answer.
+	ObjectID string
 	// ExpiresOn is when the token becomes invalid.
 	ExpiresOn time.Time
 	// RefreshIn is IMDS's hint when to renew, counted from the answer; 0 if none.
@@ -115,6 +161,7 @@ func (t *Token) UnmarshalJSON(data []byte) error {
 	*t = Token{
 		AccessToken: string(w.AccessToken), RefreshToken: string(w.RefreshToken), Resource: string(w.Resource),
 		TokenType: string(w.TokenType), ClientID: string(w.ClientID), NotBefore: string(w.NotBefore),
+		ObjectID: readClaims(string(w.AccessToken)).ObjectID,
 	}
 	if on, err := strconv.ParseInt(string(w.ExpiresOn), 10, 64); err == nil {
 		t.ExpiresOn = time.Unix(on, 0)
@@ -128,6 +175,13 @@ func (t *Token) UnmarshalJSON(data []byte) error {
 	}
 	return nil
 }
+
+// Codes of errors that are NMI's own.
+const (
+	codeUnavailable = "unavailable"
+	// CodeSecret: the Secret of a service principal cannot be used.
+	CodeSecret = "credential_unavailable"
+)
 
 // Error says why there is no token.
 type Error struct {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 func TestTokenIsAllStrings(t *testing.T) {
@@ -87,7 +88,52 @@ func TestKey(t *testing.T) {
 			t.Errorf("%s: the same key", name)
 		}
 	}
+	principal := func(change func(*Request)) Key {
+		r := Request{ClientID: "ABC", Resource: "https://r", TenantID: "t", Principal: Principal{
+			Credential: CredentialSecret, Authority: "https://login", Secret: types.NamespacedName{Namespace: "ns", Name: "s"},
+		}}
+		change(&r)
+		return r.Key()
+	}
+	if principal(func(r *Request) { r.ClientID = "abc"; r.TenantID = "T" }) != principal(func(*Request) {}) {
+		t.Error("the client ID or tenant of a principal is compared by case")
+	}
+	// Knowing a client ID and a tenant must not be enough for a token that somebody
+	// else got with the credential.
+	for name, change := range map[string]func(*Request){
+		"another Secret":             func(r *Request) { r.Principal.Secret.Name = "mine" },
+		"a Secret elsewhere":         func(r *Request) { r.Principal.Secret.Namespace = "mine" },
+		"the same text, cut apart":   func(r *Request) { r.Principal.Secret = types.NamespacedName{Namespace: `ns" "s`} },
+		"another authority":          func(r *Request) { r.Principal.Authority = "https://evil" },
+		"another kind of credential": func(r *Request) { r.Principal.Credential = CredentialCertificate },
+		"another version of it":      func(r *Request) { r.version = "2" },
+		"a managed identity":         func(r *Request) { r.Principal = Principal{} },
+		"another tenant":             func(r *Request) { r.TenantID = "u" },
+	} {
+		if principal(change) == principal(func(*Request) {}) {
+			t.Errorf("principal, %s: the same key", name)
+		}
+	}
 	if (Request{ResourceID: "/a/resourceGroups/B"}).Key() != (Request{ResourceID: "/A/resourcegroups/b"}).Key() {
 		t.Error("resource IDs are compared by case")
+	}
+}
+
+func TestClaims(t *testing.T) {
+	tests := map[string]struct {
+		token string
+		want  claims
+	}{
+		"a token":             {"e30.eyJvaWQiOiJvIiwibmJmIjo1fQ.c2ln", claims{ObjectID: "o", NotBefore: 5}},
+		"an opaque one":       {"opaque", claims{}},
+		"only a dot":          {"a.b", claims{}},
+		"not base64":          {"a.%%.c", claims{}},
+		"not JSON":            {"a.YQ.c", claims{}},
+		"claims of bad types": {"a.eyJvaWQiOiJvIiwibmJmIjoieCJ9.c", claims{}},
+	}
+	for name, tc := range tests {
+		if got := readClaims(tc.token); got != tc.want {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
 }

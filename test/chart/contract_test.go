@@ -128,7 +128,13 @@ func TestValuesBecomeArguments(t *testing.T) {
 			set: "rbac.enabled=false", object: nmi, want: []string{"--mic-service-account="}, absent: []string{"--mic-service-account=default"},
 		},
 		"managed mode confines identities to their namespace": {
-			set: "operationMode=managed", object: nmi, want: []string{"--operation-mode=managed", "--forceNamespaced=true"},
+			set: "operationMode=managed", object: nmi, want: []string{"--operation-mode=managed", "--forceNamespaced=true"}, absent: []string{"--allowed-authority-hosts", "--cloud-ca-file"},
+		},
+		"NMI knows where credentials may go": {
+			set: "allowedAuthorityHosts={adfs.example.com,10.0.0.4:8443}", object: nmi, want: []string{"--allowed-authority-hosts=adfs.example.com,10.0.0.4:8443"},
+		},
+		"NMI trusts the CA of the cloud": {
+			set: "customCloud.caBundle=-----BEGIN CERTIFICATE-----", object: nmi, want: []string{"--cloud-ca-file=/etc/aad-pod-identity/cloud-ca/ca.crt"},
 		},
 		"the readiness gate is off in the webhook": {object: webhook, absent: []string{"--readiness-gate", "--inject-selector"}},
 		"and in MIC": {object: mic, absent: []string{"--readiness-gate"}},

@@ -1,0 +1,4 @@
+package server
+
+// codeUnassigned says that a pod has no identity (yet).
+const codeUnassigned = "identity_not_assigned"
