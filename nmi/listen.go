@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -19,71 +21,174 @@ import (
 // loopback is where processes of the node ask for /host/token.
 const loopback = "127.0.0.1"
 
-// listening opens NMI's sockets and knows whether they are open.
+// listening gets NMI's sockets, from the NMI before it or from the kernel, and
+// knows whether it has them.
 type listening struct {
 	addresses []string
-	first     chan struct{} // closed after the first attempt
+	// dir is where a predecessor hands over; empty for none.
+	dir string
+	// ready returns when this NMI could serve. Before, a predecessor serves better.
+	ready func(context.Context) error
+	// former says whether a release that hands nothing over holds an address that
+	// is taken, so that it has to end first; nil for no.
+	former func(context.Context) bool
 
-	mu   sync.Mutex
-	done bool
-	err  error
+	arriving chan net.Listener
+	first    chan struct{} // closed after the first attempt
+
+	mu      sync.Mutex
+	sockets map[string]net.Listener
+	errs    map[string]error // why an address is not listened on
 }
 
 func newListening(address, port string) *listening {
-	l := &listening{addresses: []string{net.JoinHostPort(address, port)}, first: make(chan struct{})}
+	l := &listening{
+		addresses: []string{net.JoinHostPort(address, port)},
+		arriving:  make(chan net.Listener), first: make(chan struct{}),
+		sockets: map[string]net.Listener{}, errs: map[string]error{},
+	}
 	if ip, err := netip.ParseAddr(address); err == nil && !ip.IsLoopback() && !ip.IsUnspecified() {
 		l.addresses = append(l.addresses, net.JoinHostPort(loopback, port))
+	}
+	for _, a := range l.addresses {
+		l.errs[a] = errors.New("not listening yet")
 	}
 	return l
 }
 
-// listen opens the sockets. While another process holds an address it goes on
-// trying: during an upgrade that is the NMI before us. Any other error is a
-// mistake in the flags, and final.
-func (l *listening) listen(ctx context.Context) ([]net.Listener, error) {
-	backoff := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 6, Cap: 3 * time.Second}
+// run gets the sockets and returns when it has them all. What it has arrives on
+// the channel at once.
+func (l *listening) run(ctx context.Context) error {
 	var once sync.Once
-	defer once.Do(func() { close(l.first) })
+	tried := func() { once.Do(func() { close(l.first) }) }
+	defer tried()
+	if l.dir != "" {
+		if err := l.takeOver(ctx); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			klog.FromContext(ctx).Error(err, "Not taking over from another NMI")
+		}
+	}
+	backoff := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 5, Cap: time.Second}
+	said := ""
 	for {
-		listeners, err := l.open(ctx)
-		l.mu.Lock()
-		l.done, l.err = err == nil, err
-		l.mu.Unlock()
-		once.Do(func() { close(l.first) })
+		err := l.openMissing(ctx)
+		tried()
 		switch {
 		case err == nil:
-			return listeners, nil
+			return nil
 		case !errors.Is(err, syscall.EADDRINUSE):
-			return nil, err
+			return err
 		}
-		klog.FromContext(ctx).Error(err, "Another process holds the address, perhaps an NMI that is just ending; trying again")
+		if text := err.Error(); text != said {
+			said = text
+			klog.FromContext(ctx).Error(err, "Another process holds an address, perhaps an NMI that is just ending; trying again")
+		}
 		timer := time.NewTimer(backoff.Step())
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
 
-func (l *listening) open(ctx context.Context) ([]net.Listener, error) {
-	var listeners []net.Listener
+// takeOver gets the sockets of a predecessor, if there is one.
+func (l *listening) takeOver(ctx context.Context) error {
+	p, err := findPredecessor(ctx, l.dir)
+	if p == nil {
+		return err
+	}
+	defer func() { _ = p.conn.Close() }()
+	klog.FromContext(ctx).Info("Another NMI serves this node; taking over from it as soon as pods and assigned identities are known")
+	waiting, stop := context.WithCancel(ctx)
+	readiness := make(chan error, 1)
+	go func() { // ends with waiting
+		readiness <- l.ready(waiting)
+		stop()
+	}()
+	gone := p.gone(waiting)
+	stop()
+	if err := <-readiness; err != nil { // the predecessor or ctx was first
+		return errors.Join(gone, err)
+	}
+	taken, err := p.take(l.addresses)
+	if err != nil {
+		return err
+	}
+	for _, a := range slices.Sorted(maps.Keys(taken)) {
+		if err := l.arrived(ctx, a, taken[a]); err != nil {
+			return err
+		}
+	}
+	if err := p.serving(); err != nil {
+		return fmt.Errorf("telling the NMI before this one to end: %w", err)
+	}
+	klog.FromContext(ctx).Info("Took over the listening sockets")
+	return nil
+}
+
+// openMissing opens each address that is not open yet.
+func (l *listening) openMissing(ctx context.Context) error {
+	var errs []error
 	for _, a := range l.addresses {
+		if l.has(a) {
+			continue
+		}
 		s, err := new(net.ListenConfig).Listen(ctx, "tcp4", a)
 		if err != nil {
 			err = fmt.Errorf("listening for pods: %w", err)
-			for _, open := range listeners {
-				err = errors.Join(err, open.Close())
+			if !errors.Is(err, syscall.EADDRINUSE) {
+				return err // a mistake in the flags
 			}
-			return nil, err
+			if l.former != nil && l.former(ctx) {
+				l.fails(a, nil)
+			} else {
+				l.fails(a, err)
+			}
+			errs = append(errs, err)
+			continue
 		}
-		listeners = append(listeners, s)
+		if err := l.arrived(ctx, a, s); err != nil {
+			return err
+		}
 	}
-	for _, s := range listeners {
-		klog.FromContext(ctx).Info("Listening", logkey.Address, s.Addr().String())
+	return errors.Join(errs...)
+}
+
+func (l *listening) arrived(ctx context.Context, address string, s net.Listener) error {
+	l.mu.Lock()
+	l.sockets[address] = s
+	delete(l.errs, address)
+	l.mu.Unlock()
+	klog.FromContext(ctx).Info("Listening", logkey.Address, s.Addr().String())
+	select {
+	case l.arriving <- s:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), s.Close())
 	}
-	return listeners, nil
+}
+
+func (l *listening) has(address string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sockets[address] != nil
+}
+
+func (l *listening) fails(address string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.errs[address] = err
+}
+
+// open are the sockets by address.
+func (l *listening) open() map[string]net.Listener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.sockets)
 }
 
 // tried waits for the end of the first attempt.
@@ -94,12 +199,16 @@ func (l *listening) tried(ctx context.Context) {
 	}
 }
 
-// Ready fails until all sockets are open.
+// Ready fails until all sockets are open. One that a release without a handover
+// holds does not count: that ends only when this NMI is ready.
 func (l *listening) Ready(context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.err == nil && !l.done {
-		return errors.New("not listening yet")
+	var errs []error
+	for _, a := range slices.Sorted(maps.Keys(l.errs)) {
+		if err := l.errs[a]; err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", a, err))
+		}
 	}
-	return l.err
+	return errors.Join(errs...)
 }

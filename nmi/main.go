@@ -4,6 +4,8 @@
 //
 //	nmi [flags]     serve
 //	nmi cleanup     remove the redirect of this node
+//	nmi probe       ask the NMI of this container how it is
+//	nmi selftest    in a pod of its own: ask whether pods' requests come to NMI
 package main
 
 import (
@@ -21,8 +23,15 @@ func main() {
 
 // command picks the subcommand.
 func command(ctx context.Context, args []string) error {
-	if len(args) > 0 && args[0] == "cleanup" {
-		return cleanup(os.Stdout, args[1:])
+	if len(args) > 0 {
+		switch args[0] {
+		case "cleanup":
+			return cleanup(os.Stdout, args[1:])
+		case "probe":
+			return probe(ctx, os.Stdout, args[1:])
+		case "selftest":
+			return selftest(ctx, args[1:])
+		}
 	}
 	o := newOptions()
 	done, err := o.parse(args, os.LookupEnv)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect"
@@ -51,6 +52,15 @@ type options struct {
 	hostToken              bool     // new
 	authorityHosts         []string // new
 	cloudCAFile            string   // new
+
+	// New, of the node side.
+	handoverDir  string
+	probeSocket  string
+	limits       server.Limits
+	daemonSet    string
+	startupTaint string
+	selfTest     string
+	records      bool // with JSON logs
 }
 
 func newOptions() *options {
@@ -80,6 +90,14 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.kubeletConfig, "kubelet-config", "/etc/default/kubelet", "file with the kubelet's flags, searched for kubenet")
 	fs.BoolVar(&o.setRetryAfter, "set-retry-after-header", false, "answer 503 with Retry-After, not 404, when a pod has no identity (yet)")
 	fs.BoolVar(&o.conntrackDeletion, "enable-conntrack-deletion", false, "after the redirect is first set, cut connections that pods had to the instance metadata service")
+	fs.StringVar(&o.handoverDir, "handover-dir", "", "directory of the node in which the next NMI takes over the listening sockets of this one; empty for none")
+	fs.StringVar(&o.probeSocket, "probe-socket", "", "unix socket, of this container alone, on which the probes are served as well; empty for none")
+	fs.StringVar(&o.daemonSet, "daemonset", "", "namespace/name of NMI's DaemonSet: when that no longer selects this node, the redirect is removed at NMI's end")
+	fs.StringVar(&o.selfTest, "self-test-service-account", "", "namespace/name of the service account of the self-test pods, which ask whether the redirect works; empty for none")
+	fs.StringVar(&o.startupTaint, "startup-taint", "", "key of a taint that is taken off this node once NMI is ready; empty for none")
+	fs.IntVar(&o.limits.Connections, "max-connections", server.DefaultLimits.Connections, "connections of all pods together")
+	fs.IntVar(&o.limits.ConnectionsPerPod, "max-connections-per-pod", server.DefaultLimits.ConnectionsPerPod, "connections of one pod, or fewer while many pods hold many; beyond, it gets 429")
+	fs.IntVar(&o.limits.RequestsPerPod, "max-requests-per-pod", server.DefaultLimits.RequestsPerPod, "requests of one pod under way at a time; beyond, it gets 429")
 	fs.BoolVar(&o.hostToken, "enable-host-token", true, "serve /host/token to processes of the node")
 	fs.StringSliceVar(&o.authorityHosts, "allowed-authority-hosts", nil, "hosts, comma-separated, that credentials of service principals may be sent to besides the authorities of Azure's clouds")
 	fs.StringVar(&o.cloudCAFile, "cloud-ca-file", "", "PEM file with CAs to trust, besides the system's, for Azure AD")
@@ -92,6 +110,9 @@ func (o *options) parse(args []string, env func(string) (string, bool)) (done bo
 	o.addFlags(fs)
 	if done, err := o.Parse(fs, component, args); done || err != nil {
 		return done, err
+	}
+	if f := fs.Lookup("logging-format"); f != nil {
+		o.records = f.Value.String() == "json"
 	}
 	if err := errors.Join(append(o.fromEnv(fs, env), o.validate()...)...); err != nil {
 		return false, run.Usagef("%w", err)
@@ -144,6 +165,23 @@ func (o *options) validate() []error {
 		// An hour is more than any client waits, and far from overflow.
 		if n.value < n.min || n.value > 3600 {
 			bad(n.flag, n.value, fmt.Sprintf("must be from %d to 3600", n.min))
+		}
+	}
+	for flag, value := range map[string]int{
+		"max-connections": o.limits.Connections, "max-connections-per-pod": o.limits.ConnectionsPerPod, "max-requests-per-pod": o.limits.RequestsPerPod,
+	} {
+		if value < 1 || value > 1<<20 {
+			bad(flag, value, "must be from 1 to 1048576")
+		}
+	}
+	for flag, value := range map[string]string{"daemonset": o.daemonSet, "self-test-service-account": o.selfTest} {
+		if namespace, name, _ := strings.Cut(value, "/"); value != "" && (namespace == "" || name == "" || strings.Contains(name, "/")) {
+			bad(flag, strconv.Quote(value), "must be namespace/name")
+		}
+	}
+	if o.startupTaint != "" {
+		if wrong := validation.IsQualifiedName(o.startupTaint); len(wrong) > 0 {
+			bad("startup-taint", strconv.Quote(o.startupTaint), strings.Join(wrong, "; "))
 		}
 	}
 	switch o.operationMode = strings.ToLower(o.operationMode); o.operationMode {

@@ -7,9 +7,11 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
@@ -70,52 +72,133 @@ func runWith(ctx context.Context, o *options, clients clients, iptables redirect
 		return err
 	}
 
+	var selfTest types.NamespacedName
+	selfTest.Namespace, selfTest.Name, _ = strings.Cut(o.selfTest, "/")
 	answers := server.New(server.Options{
 		Metadata: metadata, Waiting: o.waiting(), ForceNamespaced: o.forceNamespaced,
 		MICNamespace: o.micNamespace, MICServiceAccount: o.micServiceAccount,
 		BlockInstanceMetadata: o.blockInstance, MetadataHeaderRequired: o.metadataHeaderRequired,
-		SetRetryAfter: o.setRetryAfter, HostToken: o.hostToken,
+		SetRetryAfter: o.setRetryAfter, HostToken: o.hostToken, Limits: o.limits, Node: o.node, SelfTest: selfTest, Records: o.records,
 	}, index, tokens.source, metrics, tokens.passing)
 
-	var onFirst func(context.Context)
+	metric.RegisterConnections(registry, answers.Connections)
+
+	hooks := redirect.Hooks{Repaired: metrics.RedirectRepairs.Inc}
 	if o.conntrackDeletion {
-		onFirst = func(ctx context.Context) { redirect.CutConnections(ctx, target) }
+		hooks.First = func(ctx context.Context) { redirect.CutConnections(ctx, target) }
 	}
-	runner := redirect.NewRunner(iptables, target, time.Duration(o.redirectSeconds)*time.Second, onFirst)
+	runner := redirect.NewRunner(iptables, target, time.Duration(o.redirectSeconds)*time.Second, hooks)
 	listening := newListening(o.listenAddress, o.port)
+	listening.dir, listening.ready = o.handoverDir, index.WaitSynced
+	listening.former = func(ctx context.Context) bool { return formerRelease(ctx, o.ProbePort) }
 	marker := newMarker(clients.core, o.micNamespace, o.node, runner)
+	retirement := newRetirement()
 
 	health := run.NewHealth()
 	health.AddLive("redirect", runner.Live)
 	health.AddReady("watch", watcher.Ready)
 	health.AddReady("redirect", runner.Ready)
 	health.AddReady("listen", listening.Ready)
+	health.AddReady("successor", retirement.Ready)
+	health.AddReady("self-test", answers.SelfTested)
+	probes := marked(health.Handler(runner.Active))
 
+	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
-	for _, serve := range o.Servers(health.Handler(runner.Active), registry) {
-		g.Go(func() error { return serve(ctx) })
-	}
-	g.Go(func() error { return watcher.Run(ctx) })
-	g.Go(func() error { return marker.run(ctx) })
-	g.Go(func() error { return answers.Prefetch(ctx) })
-	g.Go(func() error {
-		listeners, err := listening.listen(ctx)
-		if err != nil {
+	// What a successor does in place of this NMI ends with its retirement.
+	active, stopActive := context.WithCancel(ctx)
+	defer stopActive()
+	untilRetired := func(part func(context.Context) error) {
+		g.Go(func() error {
+			err := part(active)
+			if retirement.done() && (err == nil || errors.Is(err, context.Canceled)) {
+				return nil
+			}
 			return err
-		}
-		return answers.Serve(ctx, listeners)
-	})
-	g.Go(func() error {
+		})
+	}
+	for _, serve := range o.Servers(probes, registry) {
+		untilRetired(func(ctx context.Context) error { return whenFree(ctx, serve) })
+	}
+	untilRetired(marker.run)
+	untilRetired(answers.Prefetch)
+	untilRetired(func(ctx context.Context) error {
 		// With someone there to answer, if possible: a refused connection sends
 		// some SDKs on to other credentials. But not later, since until then pods
 		// reach the real service.
 		listening.tried(ctx)
 		return runner.Run(ctx)
 	})
+	untilRetired(func(ctx context.Context) error {
+		if err := listening.run(ctx); err != nil || o.handoverDir == "" {
+			return err
+		}
+		return (&giver{dir: o.handoverDir, sockets: listening.open, retire: func() {
+			klog.FromContext(ctx).Info("Another NMI serves this node now; finishing the requests under way")
+			retirement.begin()
+			stopActive()
+		}}).run(ctx)
+	})
+	if o.startupTaint != "" {
+		taint := &startupTaint{client: clients.core, node: o.node, key: o.startupTaint, ready: health.Ready}
+		untilRetired(taint.run)
+	}
+	if o.probeSocket != "" {
+		g.Go(func() error { return serveProbes(ctx, o.probeSocket, probes) })
+	}
+	// Requests under way are answered by what is true then, also after ctx has
+	// ended.
+	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWatching()
+	g.Go(func() error {
+		if err := watcher.Run(watching); !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return ctx.Err()
+	})
+	g.Go(func() error {
+		defer stopWatching()
+		if err := answers.Serve(ctx, listening.arriving, retirement.begun); err != nil {
+			return err
+		}
+		return ctx.Err()
+	})
 	err = g.Wait()
 	stopFetching()
 	tokens.wait()
+	if o.daemonSet != "" && parent.Err() != nil && !retirement.done() {
+		if err := leaveNode(context.WithoutCancel(parent), clients.core, o.daemonSet, o.node, iptables, target); err != nil {
+			klog.FromContext(parent).Error(err, "Leaving the redirect in place, as an NMI should come back to this node; 'nmi cleanup' removes it")
+		}
+	}
 	return err
+}
+
+// retirement begins when a successor has taken over.
+type retirement struct {
+	begun chan struct{}
+	once  sync.Once
+}
+
+func newRetirement() *retirement { return &retirement{begun: make(chan struct{})} }
+
+func (r *retirement) begin() { r.once.Do(func() { close(r.begun) }) }
+
+func (r *retirement) done() bool {
+	select {
+	case <-r.begun:
+		return true
+	default:
+		return false
+	}
+}
+
+// Ready fails once a successor serves the node.
+func (r *retirement) Ready(context.Context) error {
+	if r.done() {
+		return errors.New("another NMI has taken over")
+	}
+	return nil
 }
 
 // checkNetworkPlugin refuses kubenet, on whose bridge a pod with CAP_NET_RAW can

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"slices"
@@ -73,6 +74,8 @@ type cluster struct {
 	admin client.Client
 	nmi   *rest.Config
 	none  *rest.Config // a user without any rights
+
+	addUser func(name string) (*envtest.AuthenticatedUser, error)
 }
 
 func startCluster(t *testing.T) *cluster {
@@ -94,8 +97,11 @@ func startCluster(t *testing.T) *cluster {
 	c := &cluster{}
 	c.admin, err = client.New(config, client.Options{Scheme: scheme})
 	check(t, err)
+	c.addUser = func(name string) (*envtest.AuthenticatedUser, error) {
+		return env.AddUser(envtest.User{Name: name}, nil)
+	}
 	user := func(name string) *rest.Config {
-		u, err := env.AddUser(envtest.User{Name: name}, nil)
+		u, err := c.addUser(name)
 		check(t, err)
 		return u.Config()
 	}
@@ -374,24 +380,55 @@ func TestAddressHeldByAnother(t *testing.T) {
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	check(t, err)
 	s := newListening("127.0.0.1", port)
-	type result struct {
-		listeners []net.Listener
-		err       error
-	}
-	got := make(chan result, 1)
-	go func() { ls, err := s.listen(t.Context()); got <- result{ls, err} }()
+	done := make(chan error, 1)
+	go func() { done <- s.run(t.Context()) }()
 	s.tried(t.Context())
 	if err := s.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("ready: %v", err)
 	}
 	check(t, l.Close())
-	r := <-got
-	check(t, r.err)
+	opened := <-s.arriving
+	check(t, <-done)
 	check(t, s.Ready(t.Context()))
-	for _, l := range r.listeners {
-		check(t, l.Close())
-	}
-	if _, err := newListening("192.0.2.1", port).listen(t.Context()); err == nil {
+	check(t, opened.Close())
+	if err := newListening("192.0.2.1", port).run(t.Context()); err == nil {
 		t.Error("an address of another machine is no error")
+	}
+}
+
+// TestAddressHeldByAFormerRelease: an NMI of 1.8 ends only when this one is ready,
+// since the update surges; so the address that it holds counts as listened on.
+func TestAddressHeldByAFormerRelease(t *testing.T) {
+	answer, mark := "Active", false
+	health := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if mark {
+			w.Header().Set(versionHeader, "1")
+		}
+		_, _ = io.WriteString(w, answer)
+	}))
+	defer health.Close()
+	_, port, err := net.SplitHostPort(health.Listener.Addr().String())
+	check(t, err)
+	s := newListening("127.0.0.1", port) // held by the same, for the purpose
+	s.former = func(ctx context.Context) bool { return formerRelease(ctx, port) }
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.run(ctx) }()
+	s.tried(ctx)
+	if err := s.Ready(ctx); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
+	}
+	for name, tc := range map[string]struct {
+		answer string
+		mark   bool
+	}{"this release": {"Active", true}, "something else": {"<html>", false}} {
+		answer, mark = tc.answer, tc.mark
+		if formerRelease(t.Context(), port) {
+			t.Errorf("%s counts as an NMI of 1.8", name)
+		}
 	}
 }

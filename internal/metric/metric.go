@@ -19,6 +19,7 @@ const (
 	LabelResource   = "resource"
 	LabelErrorCode  = "error_code"
 	LabelCall       = "call"
+	LabelReason     = "reason"
 	LabelResult     = "result"
 )
 
@@ -136,7 +137,10 @@ type NMI struct {
 	IMDSErrors          *prometheus.CounterVec   // by LabelOperation
 	KubernetesAPIErrors *prometheus.CounterVec   // by LabelOperation
 
-	// New. Results are a fixed set.
+	// New. Reasons and results are a fixed set.
+	Refusals           *prometheus.CounterVec // by LabelReason
+	Waiters            prometheus.Gauge
+	RedirectRepairs    prometheus.Counter
 	TokenCacheRequests *prometheus.CounterVec // by LabelResult
 }
 
@@ -147,10 +151,22 @@ func NewNMI(reg prometheus.Registerer) *NMI {
 		IMDSDuration:        histogramVec("imds_operations_duration_seconds", "Duration of token requests to IMDS and Azure AD, in seconds.", assignmentBuckets, LabelOperation),
 		IMDSErrors:          counterVec("imds_operations_errors_count", "Token requests to IMDS and Azure AD that failed.", LabelOperation),
 		KubernetesAPIErrors: kubernetesAPIErrors(),
-		TokenCacheRequests:  counterVec("nmi_token_cache_requests_count", "Requests to the token cache: hit, stale (a token that could not be renewed), miss, failure (an error that is kept for seconds).", LabelResult),
+		Refusals:            counterVec("nmi_refusals_count", "Requests and connections that NMI refused, by reason.", LabelReason),
+		Waiters: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: Namespace, Name: "nmi_waiting_requests", Help: "Requests that wait for an identity to be assigned.",
+		}),
+		RedirectRepairs:    counter("nmi_redirect_repairs_count", "Times the redirect was not as it should be and was mended."),
+		TokenCacheRequests: counterVec("nmi_token_cache_requests_count", "Requests to the token cache: hit, stale (a token that could not be renewed), miss, failure (an error that is kept for seconds).", LabelResult),
 	}
-	reg.MustRegister(m.OperationDuration, m.IMDSDuration, m.IMDSErrors, m.KubernetesAPIErrors, m.TokenCacheRequests)
+	reg.MustRegister(m.OperationDuration, m.IMDSDuration, m.IMDSErrors, m.KubernetesAPIErrors, m.Refusals, m.Waiters, m.RedirectRepairs, m.TokenCacheRequests)
 	return m
+}
+
+// RegisterConnections registers how many connections clients have to NMI.
+func RegisterConnections(reg prometheus.Registerer, count func() int) {
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: Namespace, Name: "nmi_connections", Help: "Open connections of clients.",
+	}, func() float64 { return float64(count()) }))
 }
 
 func kubernetesAPIErrors() *prometheus.CounterVec {

@@ -34,6 +34,7 @@ func TestContractNames(t *testing.T) {
 		"NMI": {nmi, []string{
 			"aadpodidentity_imds_operations_duration_seconds", "aadpodidentity_imds_operations_errors_count",
 			"aadpodidentity_kubernetes_api_operations_errors_count", "aadpodidentity_nmi_operations_duration_seconds",
+			"aadpodidentity_nmi_redirect_repairs_count", "aadpodidentity_nmi_waiting_requests", // new
 		}},
 	}
 	for name, tc := range tests {

@@ -1,6 +1,7 @@
 package redirect
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -29,7 +30,15 @@ func NewIPTables() (IPTables, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding iptables: %w", err)
 	}
-	return t, nil
+	return kernel{t}, nil
+}
+
+// kernel is the iptables of this machine.
+type kernel struct{ *iptables.IPTables }
+
+// Watch implements Noticing.
+func (kernel) Watch(ctx context.Context, changed func(certain bool)) error {
+	return watchKernel(ctx, changed)
 }
 
 // missing says whether an error means that the rule or chain does not exist,

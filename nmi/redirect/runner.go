@@ -19,6 +19,12 @@ const (
 	// liveFailures in a row make the liveness check fail. One or two pass by
 	// themselves, such as a lock held too long.
 	liveFailures = 3
+	// noticePause is the least time between two looks at the rules that a notice
+	// leads to: kube-proxy can use iptables every second.
+	noticePause = time.Second
+	// echo is how long after a look of ours a notice that is not certain counts as
+	// our own doing.
+	echo = 100 * time.Millisecond
 )
 
 // Runner keeps the redirect in place.
@@ -27,16 +33,18 @@ type Runner struct {
 	target   Target
 	interval time.Duration
 	wake     chan struct{}
-
-	// onFirst runs once, after the redirect was first in place.
-	onFirst func(context.Context)
+	notices  chan struct{}
+	hooks    Hooks
 
 	mu       sync.Mutex
 	remove   bool
 	state    state
 	failures int
 	err      error
-	notify   chan struct{} // closed and replaced at each change of state
+	// looking is set while the rules are looked at, looked is when that ended.
+	looking bool
+	looked  time.Time
+	notify  chan struct{} // closed and replaced at each change of state
 }
 
 type state int
@@ -47,18 +55,37 @@ const (
 	removed
 )
 
-// NewRunner makes a runner that checks the rules every interval. OnFirst may be
-// nil.
-func NewRunner(t IPTables, target Target, interval time.Duration, onFirst func(context.Context)) *Runner {
+// Hooks are told what the runner does; each may be nil.
+type Hooks struct {
+	// First runs once, after the redirect was first in place.
+	First func(context.Context)
+	// Repaired runs each time that it had to be mended after that.
+	Repaired func()
+}
+
+// NewRunner makes a runner that checks the rules every interval, and when t is
+// Noticing also when somebody has changed them.
+func NewRunner(t IPTables, target Target, interval time.Duration, hooks Hooks) *Runner {
 	return &Runner{
-		iptables: t, target: target, interval: interval, onFirst: onFirst,
-		wake: make(chan struct{}, 1), notify: make(chan struct{}),
+		iptables: t, target: target, interval: interval, hooks: hooks,
+		wake: make(chan struct{}, 1), notices: make(chan struct{}, 1), notify: make(chan struct{}),
 	}
 }
 
 // Run keeps the redirect until ctx ends, and leaves it in place then: between
 // two runs of NMI a pod must not reach the real service.
 func (r *Runner) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if n, ok := r.iptables.(Noticing); ok {
+		wg.Go(func() {
+			if err := n.Watch(ctx, r.notice); err != nil {
+				klog.FromContext(ctx).Error(err, "Cannot follow all changes of the rules; others are noticed within the interval only", logkey.Duration, r.interval.String())
+			}
+		})
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -67,6 +94,11 @@ func (r *Runner) Run(ctx context.Context) error {
 			return ctx.Err()
 		case <-timer.C:
 		case <-r.wake:
+		case <-r.notices:
+			if left := noticePause - r.sinceLook(); left > 0 {
+				timer.Reset(left)
+				continue
+			}
 		}
 		pause := r.interval
 		if err := r.step(ctx); err != nil {
@@ -76,11 +108,32 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
+// notice leads to a look at the rules.
+func (r *Runner) notice(certain bool) {
+	r.mu.Lock()
+	own := !certain && (r.looking || time.Since(r.looked) < echo)
+	r.mu.Unlock()
+	if own {
+		return
+	}
+	select {
+	case r.notices <- struct{}{}:
+	default: // one is enough
+	}
+}
+
+func (r *Runner) sinceLook() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Since(r.looked)
+}
+
 // step does once what is wanted now.
 func (r *Runner) step(ctx context.Context) error {
 	log := klog.FromContext(ctx).WithValues(logkey.Chain, chain, logkey.Target, r.target.NMI.String())
 	r.mu.Lock()
-	remove := r.remove
+	remove, again := r.remove, r.state == inPlace
+	r.looking = true
 	r.mu.Unlock()
 
 	var err error
@@ -93,13 +146,16 @@ func (r *Runner) step(ctx context.Context) error {
 		var changed bool
 		if changed, err = Ensure(r.iptables, r.target); changed && err == nil {
 			log.Info("Set the redirect of the instance metadata service")
+			if again && r.hooks.Repaired != nil {
+				r.hooks.Repaired()
+			}
 		}
 	}
 	if err != nil {
 		log.Error(err, "Cannot bring the redirect to the wanted state; trying again")
 	}
-	if first := r.record(remove, err); first && r.onFirst != nil {
-		r.onFirst(ctx)
+	if first := r.record(remove, err); first && r.hooks.First != nil {
+		r.hooks.First(ctx)
 	}
 	return err
 }
@@ -109,6 +165,7 @@ func (r *Runner) record(remove bool, err error) (first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.err = err
+	r.looking, r.looked = false, time.Now()
 	if err != nil {
 		r.failures++
 		return false

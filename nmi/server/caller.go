@@ -24,6 +24,9 @@ var hostAddress = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 // source is the address a request came from; invalid if it cannot be read, which
 // net/http does not let happen.
 func source(r *http.Request) netip.Addr {
+	if c := connOf(r.Context()); c != nil {
+		return c.origin.address
+	}
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return netip.Addr{}
@@ -46,11 +49,19 @@ func fromHost(r *http.Request) bool {
 	return err == nil && ap.Addr().Unmap().IsLoopback()
 }
 
-// caller finds the pod that sent a request.
+// caller finds the pod that sent a request. It must be the pod of the connection,
+// too: an address can have changed hands since that was opened.
 func (s *Server) caller(r *http.Request) (podindex.View, error) {
-	return soon(r.Context(), func(ctx context.Context) (podindex.View, error) {
+	v, err := soon(r.Context(), func(ctx context.Context) (podindex.View, error) {
 		return s.pods.WaitByIP(ctx, source(r))
 	})
+	if err != nil {
+		return v, err
+	}
+	if c := connOf(r.Context()); c != nil && !c.belongs(v.Pod.UID) {
+		return podindex.View{}, foreignConnection()
+	}
+	return v, nil
 }
 
 // named finds the pod that a process of the node asks for.

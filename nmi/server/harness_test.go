@@ -42,6 +42,7 @@ type world struct {
 	registry     *prometheus.Registry
 	address      string
 	server       *Server
+	retired      chan struct{}
 
 	mu      sync.Mutex
 	log     []string
@@ -56,7 +57,7 @@ func newWorld(t *testing.T, change func(*Options)) *world {
 
 func newWorldOf(t *testing.T, index *podindex.Index, change func(*Options)) *world {
 	t.Helper()
-	w := &world{t: t, index: index, registry: prometheus.NewRegistry()}
+	w := &world{t: t, index: index, registry: prometheus.NewRegistry(), retired: make(chan struct{})}
 	var err error
 	if w.azure, err = azure.New(azure.Options{}); err != nil {
 		t.Fatal(err)
@@ -84,7 +85,6 @@ func newWorldOf(t *testing.T, index *podindex.Index, change func(*Options)) *wor
 	m := metric.NewNMI(w.registry)
 	source, wait := w.source(ctx, o, transport)
 	s := New(o, w.index, source, m, transport)
-	w.server = s
 	s.guide.printf = func(_ int, format string, args ...any) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -95,8 +95,11 @@ func newWorldOf(t *testing.T, index *podindex.Index, change func(*Options)) *wor
 		t.Fatal(err)
 	}
 	w.address = l.Addr().String()
+	arriving := make(chan net.Listener, 1)
+	arriving <- l
+	w.server = s
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, []net.Listener{l}) }()
+	go func() { done <- s.Serve(ctx, arriving, w.retired) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/redact"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
 )
 
@@ -39,28 +42,102 @@ func (s *Server) observe(w http.ResponseWriter, r *http.Request, serve func(http
 	defer s.record(rec, r, n, time.Now())
 	if err := serve(rec, r, n); err != nil {
 		n.err = err
+		if errors.Is(err, errForeignConnection) {
+			rec.Header().Set("Connection", "close")
+		}
 		respondError(rec, err)
 	}
 }
 
 func (s *Server) record(rec *recorder, r *http.Request, n *note, start time.Time) {
 	took := time.Since(start)
-	namespace, pod := "", ""
-	if n.pod != nil {
-		namespace, pod = n.pod.Namespace, n.pod.String()
+	s.logFailure(rec.status, r, n, start)
+	if n.route != routeSelfTest {
+		s.guide.answered(rec.status, took, r)
 	}
-	if n.err != nil && rec.status != statusClientGone {
-		log := klog.FromContext(r.Context()).WithValues(logkey.Pod, pod, logkey.Source, source(r).String(), logkey.Status, rec.status)
-		if n.route.forToken() && rec.status != http.StatusBadRequest || rec.status >= http.StatusInternalServerError {
-			// A pod did not get the token it asked for properly: what people look
-			// for among the errors.
-			log.Error(n.err, "Request failed")
-		} else {
-			log.Info("Request refused", logkey.Reason, n.err.Error())
+	s.decision(rec.status, r, n, took)
+	namespace := ""
+	if n.pod != nil {
+		namespace = n.pod.Namespace
+	}
+	s.metrics.OperationDuration.WithLabelValues(n.route.String(), strconv.Itoa(rec.status), namespace, resourceLabel(n.resource)).Observe(took.Seconds())
+}
+
+// logFailure writes why a request was not answered as it was meant to be. Repeated
+// ones are sampled.
+func (s *Server) logFailure(status int, r *http.Request, n *note, now time.Time) {
+	if n.err == nil || status == statusClientGone {
+		return
+	}
+	reason := reasonFor(n.err, status)
+	s.metrics.Refusals.WithLabelValues(reason).Inc()
+	write, leftOut := s.samples.take(repeated{source(r), reason}, now)
+	if !write {
+		return
+	}
+	log := klog.FromContext(r.Context()).WithValues(logkey.Pod, n.podName(), logkey.Source, source(r).String(), logkey.Status, status)
+	if leftOut > 0 {
+		log = log.WithValues(logkey.LeftOut, leftOut)
+	}
+	if n.route.forToken() && status != http.StatusBadRequest || status >= http.StatusInternalServerError {
+		// A pod did not get the token it asked for properly: what people look
+		// for among the errors.
+		log.Error(n.err, "Request failed")
+	} else {
+		log.Info("Request refused", logkey.Reason, n.err.Error())
+	}
+}
+
+// repeated is a refusal that a pod can get again and again.
+type repeated struct {
+	source netip.Addr
+	reason string
+}
+
+// Outcomes of a request in its record, besides the reasons of refusals.
+const (
+	outcomeToken  = "token"
+	outcomePassed = "passed_on"
+	outcomeLeft   = "client_gone"
+)
+
+// recordVerbosity is from when on each request has a record in the log.
+const recordVerbosity = 2
+
+// decision writes the record of a request: who asked for what, and what came of
+// it. It holds no token and no full client ID.
+func (s *Server) decision(status int, r *http.Request, n *note, took time.Duration) {
+	log := klog.FromContext(r.Context())
+	if !s.o.Records {
+		if log = log.V(recordVerbosity); !log.Enabled() {
+			return
 		}
 	}
-	s.guide.answered(rec.status, took, r)
-	s.metrics.OperationDuration.WithLabelValues(n.route.String(), strconv.Itoa(rec.status), namespace, resourceLabel(n.resource)).Observe(took.Seconds())
+	outcome := outcomePassed
+	switch {
+	case status == statusClientGone:
+		outcome = outcomeLeft
+	case n.err != nil:
+		outcome = reasonFor(n.err, status)
+	case n.identity != nil:
+		outcome = outcomeToken
+	}
+	log = log.WithValues(logkey.Pod, n.podName(), logkey.Source, source(r).String(), logkey.Operation, n.route.String(),
+		logkey.Status, status, logkey.Outcome, outcome, logkey.Duration, took.String())
+	if n.resource != "" {
+		log = log.WithValues(logkey.Resource, harmless(n.resource))
+	}
+	if n.identity != nil {
+		log = log.WithValues(logkey.Identity, n.identity.Namespace+"/"+n.identity.Name, logkey.ClientID, redact.ClientID(n.identity.Spec.ClientID))
+	}
+	log.Info("Decision")
+}
+
+func (n *note) podName() string {
+	if n.pod == nil {
+		return ""
+	}
+	return n.pod.String()
 }
 
 // recorder remembers the status of the answer.
@@ -82,6 +159,9 @@ func (r *recorder) Write(b []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
+	// A client that does not read is cut off, whatever the request itself may
+	// take. Not every writer has a deadline, and the server's own holds then.
+	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
 	return r.ResponseWriter.Write(b)
 }
 

@@ -17,6 +17,9 @@ const (
 	proxyTimeout = 3 * time.Minute
 	// maxProxyBody bounds, in bytes, what a pod may send to the service.
 	maxProxyBody = 1 << 20
+	// passing is how many requests are with the service at a time, and
+	// passingEach how many of one pod.
+	passing, passingEach = 32, 8
 )
 
 // newProxy passes requests on to the real service as they are: same path, query,
@@ -63,10 +66,21 @@ func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 	respondError(w, err)
 }
 
-// proxy passes a request on. It answers in every case.
+// proxy passes a request on, when it is the pod's turn.
 func (s *Server) proxy(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), proxyTimeout)
 	defer cancel()
+	from := source(r)
+	if err := s.passing.enter(ctx, from); err != nil {
+		if r.Context().Err() != nil {
+			return r.Context().Err()
+		}
+		return &apiError{
+			status: http.StatusServiceUnavailable, code: "temporarily_unavailable",
+			description: "the instance metadata service has not answered earlier requests", retryAfter: time.Second, cause: err,
+		}
+	}
+	defer s.passing.leave(from)
 	r = r.WithContext(ctx)
 	r.Body = http.MaxBytesReader(w, r.Body, maxProxyBody)
 	s.forward.ServeHTTP(w, r)

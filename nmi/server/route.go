@@ -16,6 +16,7 @@ const (
 	routeHost                  // a token for a pod named by a process of the node
 	routeInstance              // instance metadata
 	routeIdentity              // what else the service has about the node's identities
+	routeSelfTest              // the node's self-test
 	routeInvalid               // looks like a token request and is none
 )
 
@@ -39,6 +40,8 @@ func (r route) String() string {
 		return instancePath
 	case routeIdentity:
 		return identityPath
+	case routeSelfTest:
+		return SelfTestPath
 	case routeInvalid:
 		return "invalid"
 	default:

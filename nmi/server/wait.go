@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/redact"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
@@ -26,6 +28,7 @@ func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*
 	start := time.Now()
 	var bound *time.Timer
 	var expired <-chan time.Time
+	var waiting prometheus.Gauge // set while this request waits
 	uid, key := v.Pod.UID, v.Pod.Key()
 	for {
 		changed := s.pods.Changed(key)
@@ -42,6 +45,9 @@ func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*
 		}
 		c := choose(now, sel, s.o.ForceNamespaced)
 		if c.progress == progressAssigned {
+			if n := noteOf(ctx); n != nil {
+				n.identity = c.identity
+			}
 			return c.identity, nil
 		}
 		limit := s.o.Waiting.Created
@@ -62,6 +68,11 @@ func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*
 		} else {
 			bound.Reset(left)
 		}
+		if waiting == nil {
+			waiting = s.metrics.Waiters
+			waiting.Inc()
+			defer waiting.Dec()
+		}
 		select {
 		case <-changed:
 		case <-expired:
@@ -70,7 +81,7 @@ func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*
 		case <-s.draining:
 			return nil, &apiError{
 				status: http.StatusServiceUnavailable, code: "temporarily_unavailable",
-				description: "NMI is restarting; try again", retryAfter: time.Second,
+				description: "NMI is restarting; try again", retryAfter: time.Second, cause: errEnding,
 			}
 		}
 	}

@@ -1,0 +1,224 @@
+package redirect
+
+import (
+	"context"
+	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coreos/go-iptables/iptables"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect/redirecttest"
+)
+
+// netlinkMessage is a message as nf_tables sends it.
+func netlinkMessage(subsystem, kind uint16, family byte, attributes map[uint16]string) []byte {
+	body := []byte{family, 0, 0, 0}
+	for id, value := range attributes {
+		data := append([]byte(value), 0)
+		head := binary.NativeEndian.AppendUint16(nil, uint16(attributeHead+len(data)))
+		head = binary.NativeEndian.AppendUint16(head, id)
+		body = append(body, append(head, data...)...)
+		for len(body)%4 != 0 {
+			body = append(body, 0)
+		}
+	}
+	m := binary.NativeEndian.AppendUint32(nil, uint32(messageHeader+len(body)))
+	m = binary.NativeEndian.AppendUint16(m, subsystem<<8|kind)
+	return append(append(m, make([]byte, messageHeader-6)...), body...)
+}
+
+func TestTouchesRedirect(t *testing.T) {
+	const nft, ip = unix.NFNL_SUBSYS_NFTABLES, unix.NFPROTO_IPV4
+	rule := func(table, chain string) map[uint16]string {
+		return map[uint16]string{unix.NFTA_RULE_TABLE: table, unix.NFTA_RULE_CHAIN: chain}
+	}
+	chainOf := func(table, chain string) map[uint16]string {
+		return map[uint16]string{unix.NFTA_CHAIN_TABLE: table, unix.NFTA_CHAIN_NAME: chain}
+	}
+	other := netlinkMessage(nft, unix.NFT_MSG_DELRULE, ip, rule("nat", "KUBE-SERVICES"))
+	tests := map[string]struct {
+		data []byte
+		want bool
+	}{
+		"a rule of our chain is deleted":     {netlinkMessage(nft, unix.NFT_MSG_DELRULE, ip, rule("nat", "aad-metadata")), true},
+		"a rule is added to PREROUTING":      {netlinkMessage(nft, unix.NFT_MSG_NEWRULE, ip, rule("nat", "PREROUTING")), true},
+		"our chain is deleted":               {netlinkMessage(nft, unix.NFT_MSG_DELCHAIN, ip, chainOf("nat", "aad-metadata")), true},
+		"the table is deleted":               {netlinkMessage(nft, unix.NFT_MSG_DELTABLE, ip, map[uint16]string{unix.NFTA_TABLE_NAME: "nat"}), true},
+		"after a message of no interest":     {append(other[:len(other):len(other)], netlinkMessage(nft, unix.NFT_MSG_DELRULE, ip, rule("nat", "aad-metadata"))...), true},
+		"a rule of another chain":            {other, false},
+		"PREROUTING of another table":        {netlinkMessage(nft, unix.NFT_MSG_NEWRULE, ip, rule("raw", "PREROUTING")), false},
+		"PREROUTING of IPv6":                 {netlinkMessage(nft, unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV6, rule("nat", "PREROUTING")), false},
+		"a message of another subsystem":     {netlinkMessage(1, unix.NFT_MSG_DELRULE, ip, rule("nat", "aad-metadata")), false},
+		"a new set":                          {netlinkMessage(nft, 9, ip, rule("nat", "aad-metadata")), false},
+		"a message that is longer than data": {other[:len(other)-4], true},
+		"nothing":                            {nil, false},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := touchesRedirect(tc.data); got != tc.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+func FuzzTouchesRedirect(f *testing.F) {
+	f.Add(netlinkMessage(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, map[uint16]string{1: "nat", 2: "aad-metadata"}))
+	f.Fuzz(func(_ *testing.T, data []byte) { touchesRedirect(data) })
+}
+
+// noticing are tables that tell of changes.
+type noticing struct {
+	*redirecttest.Tables
+	ready chan struct{}
+
+	mu      sync.Mutex
+	changed func(certain bool)
+}
+
+func newNoticing() *noticing {
+	return &noticing{Tables: redirecttest.NewTables(), ready: make(chan struct{}), changed: func(bool) {}}
+}
+
+// Watch implements Noticing.
+func (n *noticing) Watch(ctx context.Context, changed func(bool)) error {
+	n.mu.Lock()
+	n.changed = changed
+	n.mu.Unlock()
+	close(n.ready)
+	<-ctx.Done()
+	return nil
+}
+
+func (n *noticing) tell(certain bool) {
+	n.mu.Lock()
+	changed := n.changed
+	n.mu.Unlock()
+	changed(certain)
+}
+
+func TestRunnerRepairsAtOnceWhenItNotices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNoticing()
+		repairs := 0
+		r := NewRunner(n, guideTarget, time.Hour, Hooks{Repaired: func() { repairs++ }})
+		start(t, r)
+		<-n.ready
+		<-time.After(2 * noticePause)
+		for i := range 5 {
+			n.Set([]string{kubeRule}, []string{})
+			n.tell(false)
+			synctest.Wait()
+			if diff := cmp.Diff(wanted, n.Rules()); i == 0 && diff != "" {
+				t.Errorf("rules at once after the first flush (-want +got):\n%s", diff)
+			}
+			<-time.After(2 * echo)
+		}
+		<-time.After(2 * noticePause)
+		synctest.Wait()
+		if diff := cmp.Diff(wanted, n.Rules()); diff != "" {
+			t.Errorf("rules after the last flush (-want +got):\n%s", diff)
+		}
+		if repairs != 2 {
+			t.Errorf("%d repairs of five flushes within a moment; want the first at once and one for the rest", repairs)
+		}
+	})
+}
+
+// TestOwnUseOfIptablesIsNoNotice: or a look would lead to the next one for ever.
+func TestOwnUseOfIptablesIsNoNotice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNoticing()
+		looks := 0
+		n.Fail(func(op string) error {
+			if op == "exists" {
+				looks++
+				n.tell(false)
+			}
+			return nil
+		})
+		r := NewRunner(n, guideTarget, time.Hour, Hooks{})
+		start(t, r)
+		<-n.ready
+		<-time.After(10 * noticePause)
+		synctest.Wait()
+		if once := looks; once > 2 {
+			t.Errorf("looked %d times", once)
+		}
+	})
+}
+
+// TestKernelTellsOfChanges flushes chains with the real iptables.
+func TestKernelTellsOfChanges(t *testing.T) {
+	path, err := exec.LookPath("iptables-nft")
+	if err != nil {
+		t.Skip("not installed")
+	}
+	inNewNetwork(t)
+	ipt, err := iptables.New(iptables.Path(path), iptables.Timeout(lockTimeout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Ensure(ipt, guideTarget); err != nil {
+		t.Skipf("the kernel has no nat table: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	told := make(chan struct{}, 100) // more than there are changes
+	ended := make(chan error, 1)
+	socket, err := openNetlink() // on the thread that is in the test's network
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { ended <- watchNetlink(ctx, socket, func() { told <- struct{}{} }) }()
+	for _, args := range [][]string{{"-F", "aad-metadata"}, {"-D", "PREROUTING", "-j", "aad-metadata"}, {"-X", "aad-metadata"}} {
+		if out, err := exec.CommandContext(ctx, path, append([]string{"-t", "nat"}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v %s", args, err, out)
+		}
+		select {
+		case <-told:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("nothing was told of %v", args)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUseOfTheLockIsNoticed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "lock")
+	if err := watchLock(t.Context(), file, func() {}); err != nil {
+		t.Errorf("without a lock: %v", err)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	used, ended := make(chan struct{}, 100), make(chan error, 1)
+	go func() { ended <- watchLock(ctx, file, func() { used <- struct{}{} }) }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for noticed := false; !noticed; { // from when on it watches is not known
+		if _, err := os.ReadFile(file); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-used:
+			noticed = true
+		case <-tick.C:
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
