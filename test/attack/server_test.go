@@ -80,6 +80,7 @@ func TestPolicies(t *testing.T) {
 		"references":          s.testReferences,
 		"use":                 s.testUse,
 		"MIC and pods":        s.testMICAndPods,
+		"NMI and nodes":       s.testNMIAndNodes,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Cleanup(func() { s.reset(t) })

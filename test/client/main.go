@@ -5,6 +5,8 @@
 //	client wait                        does nothing until it is told to stop
 //	client token [flags]               azidentity's ManagedIdentityCredential
 //	client get [-H 'Name: value'] URL  one HTTP request, to see an answer as it is
+//	client load --until=FILE           token requests without a pause, until the file exists
+//	client touch FILE                  makes a file
 package main
 
 import (
@@ -30,7 +32,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
-		return errors.New("usage: client wait | token [flags] | get [-H 'Name: value'] URL")
+		return errors.New("usage: client wait | token [flags] | get [-H 'Name: value'] URL | load --until=FILE | touch FILE")
 	}
 	switch args[0] {
 	case "wait":
@@ -54,6 +56,19 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return errors.New("client get: exactly one URL is needed")
 		}
 		return get(ctx, fs.Arg(0), *headers, out)
+	case "load":
+		var o loadOptions
+		fs := pflag.NewFlagSet("client load", pflag.ContinueOnError)
+		o.addFlags(fs)
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return load(ctx, o, out)
+	case "touch":
+		if len(args) != 2 {
+			return errors.New("client touch: exactly one file is needed")
+		}
+		return os.WriteFile(args[1], nil, 0o600)
 	default:
 		return fmt.Errorf("client: unknown command %q", args[0])
 	}
