@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -36,7 +37,7 @@ func (s *server) testNMIAndNodes(t *testing.T) {
 		}},
 	}
 	check(t, s.admin.Create(t.Context(), node))
-	t.Cleanup(func() { check(t, s.admin.Delete(t.Context(), node)) })
+	t.Cleanup(func() { check(t, s.admin.Delete(context.WithoutCancel(t.Context()), node)) })
 	// The token of a pod says its node; here the administrator says it for NMI, who
 	// may do everything by RBAC then.
 	as := func(extra map[string][]string) client.Client {
