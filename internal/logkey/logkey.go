@@ -8,6 +8,7 @@ const (
 	AssignedIdentity = "assignedIdentity"
 	Attempt          = "attempt"
 	Binding          = "binding"
+	Cache            = "cache"
 	Chain            = "chain"
 	ClientID         = "clientID" // always redacted
 	Code             = "code"

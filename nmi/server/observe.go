@@ -14,6 +14,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/redact"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/token"
 )
 
 // note collects what is learnt about a request while it is served, for the log
@@ -23,6 +24,7 @@ type note struct {
 	pod      *podindex.Pod
 	resource string
 	identity *v1.AzureIdentity // that the pod may use
+	trace    token.Trace
 	err      error
 }
 
@@ -129,6 +131,12 @@ func (s *Server) decision(status int, r *http.Request, n *note, took time.Durati
 	}
 	if n.identity != nil {
 		log = log.WithValues(logkey.Identity, n.identity.Namespace+"/"+n.identity.Name, logkey.ClientID, redact.ClientID(n.identity.Spec.ClientID))
+	}
+	if cache := n.trace.Cache(); cache != "" {
+		log = log.WithValues(logkey.Cache, cache)
+	}
+	if id := n.trace.RequestID(); id != "" {
+		log = log.WithValues(logkey.RequestID, harmless(id))
 	}
 	log.Info("Decision")
 }

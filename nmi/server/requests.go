@@ -51,6 +51,9 @@ func tokenRequests(id *v1.AzureIdentity, resource string) ([]token.Request, erro
 // acquire gets all the tokens of a request, or says why it cannot.
 func (s *Server) acquire(ctx context.Context, id *v1.AzureIdentity, requests []token.Request) ([]token.Token, error) {
 	named := func(err error) error { return fmt.Errorf("identity %s/%s: %w", id.Namespace, id.Name, err) }
+	if n := noteOf(ctx); n != nil {
+		ctx = token.WithTrace(ctx, &n.trace)
+	}
 	if len(requests) == 1 {
 		t, err := s.tokens.Token(ctx, requests[0])
 		if err != nil {

@@ -135,8 +135,9 @@ const (
 	// answerTime is what an answer may take besides waiting for MIC: the wait
 	// for the caller, IMDS with its retries, a passed-on request, a slow client.
 	answerTime = proxyTimeout + 30*time.Second
-	// writeTimeout is how long a client may take for each part of an answer.
-	writeTimeout = 30 * time.Second
+	// writeTimeout is how long a client may take for each part of an answer. The
+	// server waits for the rest of a request's body before, up to readTimeout.
+	writeTimeout = readTimeout + 10*time.Second
 	// drainTime is how long requests under way may go on when NMI ends without a
 	// successor; the next NMI of the node waits for that.
 	drainTime = 20 * time.Second

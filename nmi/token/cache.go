@@ -117,6 +117,7 @@ func (c *Cache) Token(ctx context.Context, req Request) (Token, error) {
 			c.renew(key, req) //nolint:contextcheck // a renewal outlives the request that starts it
 		}
 		c.observe(ResultHit)
+		note(ctx, ResultHit, cached.token, nil)
 		return cached.token, nil
 	}
 	if ok && now.Before(cached.token.ExpiresOn) {
@@ -142,6 +143,7 @@ func (c *Cache) nearItsEnd(ctx context.Context, key Key, req Request, cached *en
 		return Token{}, err
 	}
 	c.observe(ResultStale)
+	note(ctx, ResultStale, cached.token, nil)
 	return cached.token, nil
 }
 
@@ -187,11 +189,13 @@ func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) 
 		if e, ok := c.tokens.get(key); ok && time.Now().Before(e.soft) {
 			c.mu.Unlock()
 			c.observe(ResultHit)
+			note(ctx, ResultHit, e.token, nil)
 			return e.token, nil
 		}
 		if err := c.failed(key); err != nil {
 			c.mu.Unlock()
 			c.observe(ResultFailure)
+			note(ctx, ResultFailure, Token{}, err)
 			return Token{}, err
 		}
 		f = c.start(key, req) //nolint:contextcheck // a flight outlives the request that starts it
@@ -201,6 +205,7 @@ func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) 
 	c.observe(ResultMiss)
 	select {
 	case <-f.done:
+		note(ctx, ResultMiss, f.token, f.err)
 		return f.token, f.err
 	case <-ctx.Done():
 	}

@@ -102,6 +102,7 @@ func (i *IMDS) Token(ctx context.Context, req Request) (Token, error) {
 	if err := json.Unmarshal(body, &t); err != nil {
 		return Token{}, unavailable("the instance metadata service answered 200 with something that is not a token", err)
 	}
+	t.RequestID = resp.Header.Get(requestIDHeader)
 	return t, nil
 }
 
@@ -116,7 +117,7 @@ func unavailable(doing string, err error) *Error {
 
 // answered turns an answer other than 200 into an Error.
 func answered(resp *http.Response, body []byte, who string) *Error {
-	e := &Error{Status: resp.StatusCode, Code: codeUnavailable, Refused: refusal(resp.StatusCode), RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+	e := &Error{Status: resp.StatusCode, Code: codeUnavailable, Refused: refusal(resp.StatusCode), RetryAfter: retryAfter(resp.Header.Get("Retry-After")), RequestID: resp.Header.Get(requestIDHeader)}
 	if oauth, ok := readOAuthError(body); ok {
 		e.Code, e.Description = oauth.Code, oauth.Description
 	}

@@ -92,6 +92,9 @@ type Token struct {
 	// ObjectID is the identity's object ID as the token says; empty if it says
 	// none. It is not part of an answer.
 	ObjectID string
+	// RequestID is what the endpoint called the request that the token was got by.
+	// It is not part of an answer.
+	RequestID string
 	// ExpiresOn is when the token becomes invalid.
 	ExpiresOn time.Time
 	// RefreshIn is IMDS's hint when to renew, counted from the answer; 0 if none.
@@ -195,6 +198,8 @@ type Error struct {
 	Status int
 	// RetryAfter is how long the endpoint asked to wait; 0 if it did not say.
 	RetryAfter time.Duration
+	// RequestID is what the endpoint called the request; empty if it did not.
+	RequestID string
 
 	err error
 }
