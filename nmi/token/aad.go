@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,7 +55,8 @@ func (p *Principals) Token(ctx context.Context, req Request) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	credential, err := p.credential(req, authority, data)
+	last := &lastRequest{}
+	credential, err := p.credential(req, authority, data, last)
 	if err != nil {
 		return Token{}, err
 	}
@@ -69,7 +71,7 @@ func (p *Principals) Token(ctx context.Context, req Request) (Token, error) {
 	}
 	t := Token{
 		AccessToken: got.Token, Resource: req.Resource, TokenType: "Bearer", ClientID: req.ClientID,
-		NotBefore: strconv.FormatInt(read.NotBefore, 10), ObjectID: read.ObjectID, ExpiresOn: got.ExpiresOn,
+		NotBefore: strconv.FormatInt(read.NotBefore, 10), ObjectID: read.ObjectID, ExpiresOn: got.ExpiresOn, RequestID: last.id,
 	}
 	if !got.RefreshOn.IsZero() {
 		t.RefreshIn = max(0, got.RefreshOn.Sub(asked))
@@ -100,8 +102,9 @@ func refused(code, description string) *Error {
 
 // credential signs in anew each time: azidentity's own cache would keep the secret
 // in memory and give out its tokens when a new one is wanted.
-func (p *Principals) credential(req Request, authority string, data map[string][]byte) (azcore.TokenCredential, error) {
+func (p *Principals) credential(req Request, authority string, data map[string][]byte, last *lastRequest) (azcore.TokenCredential, error) {
 	client := p.client
+	client.PerCallPolicies = append(slices.Clone(p.client.PerCallPolicies), last)
 	client.Cloud = azcloud.Configuration{ActiveDirectoryAuthorityHost: authority, Services: map[azcloud.ServiceName]azcloud.ServiceConfiguration{}}
 	var c azcore.TokenCredential
 	switch kind := req.Principal.Credential; kind {
@@ -179,6 +182,18 @@ func (a agent) Do(req *policy.Request) (*http.Response, error) {
 	return req.Next()
 }
 
+// lastRequest notes what Azure AD called the last request.
+type lastRequest struct{ id string }
+
+// Do implements policy.Policy.
+func (l *lastRequest) Do(req *policy.Request) (*http.Response, error) {
+	resp, err := req.Next()
+	if resp != nil {
+		l.id = resp.Header.Get(requestIDHeader)
+	}
+	return resp, err
+}
+
 // guarded sends requests to the allowed authorities only: an authority says itself
 // in a document where tokens are to be asked for.
 type guarded struct {
@@ -189,7 +204,7 @@ type guarded struct {
 // Do implements policy.Transporter.
 func (g guarded) Do(r *http.Request) (*http.Response, error) {
 	if !g.authorities.Allows(r.URL) {
-		return nil, fmt.Errorf("the authority refers to host %q, which is not allowed", r.URL.Host)
+		return nil, foreignHost(r.URL.Host)
 	}
 	resp, err := g.client.Do(r)
 	if resp != nil && resp.Body != nil {
@@ -197,6 +212,17 @@ func (g guarded) Do(r *http.Request) (*http.Response, error) {
 	}
 	return resp, err
 }
+
+// foreignHost is the error of a request to a host that is not allowed.
+type foreignHost string
+
+// Error implements error.
+func (h foreignHost) Error() string {
+	return fmt.Sprintf("the authority refers to host %q, which is not allowed", string(h))
+}
+
+// NonRetriable keeps azcore from trying again.
+func (foreignHost) NonRetriable() {}
 
 // oauthError is the body of an error of IMDS and Azure AD.
 type oauthError struct {

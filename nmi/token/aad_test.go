@@ -119,7 +119,7 @@ func (d *directory) wantToken(r token.Request) {
 		d.t.Errorf("token of %v for %v in %v", claims["appid"], claims["aud"], claims["tid"])
 	}
 	if tok.ClientID != d.app.ClientID || tok.ObjectID != d.app.ObjectID || tok.Resource != r.Resource || tok.TokenType != "Bearer" ||
-		tok.NotBefore == "" || tok.NotBefore == "0" || time.Until(tok.ExpiresOn) < 50*time.Minute {
+		tok.RequestID == "" || tok.NotBefore == "" || tok.NotBefore == "0" || time.Until(tok.ExpiresOn) < 50*time.Minute {
 		d.t.Errorf("token %+v", struct{ client, object, resource, kind, from, to any }{tok.ClientID, tok.ObjectID, tok.Resource, tok.TokenType, tok.NotBefore, tok.ExpiresOn})
 	}
 }
