@@ -1,0 +1,96 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
+)
+
+const startupTaint = "aadpodidentity.k8s.io/nmi-not-ready"
+
+// upgrade changes values of the release, and changes them back at the test's end.
+func upgrade(t *testing.T, values ...string) {
+	t.Helper()
+	set := func(ctx context.Context, values ...string) error {
+		out, err := env.Helm(ctx, append([]string{"upgrade", stack.Release, env.Chart(), "--reuse-values", "--wait", "--timeout=3m"}, values...)...)
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	}
+	t.Cleanup(func() {
+		if err := set(context.WithoutCancel(t.Context()), "--set", "nmi.selfTest.enabled=false,nmi.startupTaint.enabled=false"); err != nil {
+			t.Errorf("changing the release back: %v", err)
+		}
+	})
+	if err := set(t.Context(), values...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nmiSays waits for what NMI's own readiness says.
+func nmiSays(t *testing.T, want string) {
+	t.Helper()
+	eventually(t, "NMI says "+want, func(ctx context.Context) error {
+		r, err := env.Run(ctx, stack.Command{Args: []string{"kubectl", "exec", nmiPodOrNone(ctx), "--", "/nmi", "probe", "--probe-socket=/run/nmi/probe.sock"}})
+		if err == nil && !strings.Contains(r.Output, want) {
+			err = fmt.Errorf("it says %q", r.Output)
+		}
+		return err
+	})
+}
+
+// TestSelfTestAndStartupTaint: NMI takes the taint off a node where it is ready, and
+// is not ready where the rules are in place and pods' requests go around them, as
+// they do in networks that leave iptables out.
+func TestSelfTestAndStartupTaint(t *testing.T) {
+	node := env.Cluster.NodeName()
+	kubectl(t, "taint", "node", node, startupTaint+"=:NoSchedule", "--overwrite")
+	t.Cleanup(func() { // if NMI has not
+		_, _ = env.Run(context.WithoutCancel(t.Context()), stack.Command{Args: []string{"kubectl", "taint", "node", node, startupTaint + "-"}})
+	})
+	upgrade(t, "--set", "nmi.selfTest.enabled=true,nmi.startupTaint.enabled=true")
+	eventually(t, "NMI takes the taint off", func(ctx context.Context) error {
+		out, err := env.Kubectl(ctx, "", "get", "node", node, "-o", "jsonpath={.spec.taints}")
+		if err == nil && strings.Contains(out, startupTaint) {
+			err = fmt.Errorf("taints are %s", out)
+		}
+		return err
+	})
+	kubectl(t, "rollout", "status", nmiDaemonSet+"-selftest", "--timeout=80s")
+	nmiSays(t, "ok")
+
+	// Untracked packets are not translated: the rules are in place and do nothing.
+	bypass := []string{"PREROUTING", "-d", "169.254.169.254/32", "-p", "tcp", "--dport", "80", "-j", "NOTRACK"}
+	rule := func(ctx context.Context, action string) error {
+		r, err := host(ctx, append([]string{"iptables", "-w", "-t", "raw", action}, bypass...)...)
+		if err == nil && r.Code != 0 {
+			err = fmt.Errorf("iptables %s: %s", action, r.Output)
+		}
+		return err
+	}
+	if err := rule(t.Context(), "-I"); err != nil {
+		t.Skipf("the kernel cannot send packets around the rules: %v", err)
+	}
+	removed := false
+	t.Cleanup(func() {
+		if !removed {
+			if err := rule(context.WithoutCancel(t.Context()), "-D"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	nmiSays(t, "self-test: the self-test pod of this node is not heard")
+	logs := kubectl(t, "logs", "-l", "component=nmi-selftest", "--tail=5")
+	if !strings.Contains(logs, "Requests for the instance metadata service do not come to NMI") || !strings.Contains(logs, "IMDS") {
+		t.Errorf("the self-test pod's log does not say who answers:\n%s", logs)
+	}
+	if err := rule(t.Context(), "-D"); err != nil {
+		t.Fatal(err)
+	}
+	removed = true
+	nmiSays(t, "ok")
+}
