@@ -26,7 +26,15 @@ func waitCount(t *testing.T, podNamespace string, want int) {
 		if err != nil {
 			return err
 		}
-		all, assigned := strings.Count("\n"+out, "\n"+podNamespace+" "), strings.Count("\n"+out, "\n"+podNamespace+" Assigned\n")
+		all, assigned := 0, 0
+		for line := range strings.Lines(out) {
+			if f := strings.Fields(line); len(f) > 0 && f[0] == podNamespace {
+				all++
+				if len(f) == 2 && f[1] == "Assigned" {
+					assigned++
+				}
+			}
+		}
 		if all != want || assigned != want {
 			return fmt.Errorf("there are %d, of which %d are Assigned", all, assigned)
 		}

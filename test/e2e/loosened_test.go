@@ -57,6 +57,7 @@ func TestResourceIDCase(t *testing.T) {
 		if !strings.Contains(err.Error(), id.ID) {
 			t.Errorf("the first upgrade fails for another reason than the capitalisation: %v", err)
 		}
+		kubectl(t, "rollout", "status", webhookDeployment, "--timeout=80s")
 		if err := set(t, "--set", "webhook.resourceIDCase=warn", "--set-json", ofRelease); err != nil {
 			t.Fatalf("the same upgrade again: %v", err)
 		}

@@ -19,7 +19,7 @@ import (
 type leader struct{ pod, uid string }
 
 func micLeader(ctx context.Context) (leader, error) {
-	holder, err := env.Kubectl(ctx, "", "get", "lease", "-n", "default", stack.Release+"-mic", "-o", "jsonpath={.spec.holderIdentity}")
+	holder, err := leaseField(ctx, "holderIdentity")
 	if err != nil {
 		return leader{}, err
 	}
@@ -28,21 +28,21 @@ func micLeader(ctx context.Context) (leader, error) {
 	return leader{pod, uid}, err
 }
 
-// anotherLeads waits until another replica has the lease, or the same one anew.
-func anotherLeads(t *testing.T, than string) {
+// leaseField returns a field of MIC's lease.
+func leaseField(ctx context.Context, field string) (string, error) {
+	return env.Kubectl(ctx, "", "get", "lease", "-n", "default", stack.Release+"-mic", "-o", "jsonpath={.spec."+field+"}")
+}
+
+// waitLease waits until a field of MIC's lease has another value.
+func waitLease(t *testing.T, field, than string) {
 	t.Helper()
-	eventually(t, "another leader", func(ctx context.Context) error {
-		holder, err := env.Kubectl(ctx, "", "get", "lease", "-n", "default", stack.Release+"-mic", "-o", "jsonpath={.spec.holderIdentity}")
-		if err == nil && (holder == "" || holder == than) {
-			err = fmt.Errorf("the holder is %q", holder)
+	eventually(t, "another "+field+" of MIC's lease", func(ctx context.Context) error {
+		now, err := leaseField(ctx, field)
+		if err == nil && (now == "" || now == than) {
+			err = fmt.Errorf("it is %q", now)
 		}
 		return err
 	})
-}
-
-func leaseHolder(t *testing.T) string {
-	t.Helper()
-	return kubectl(t, "get", "lease", "-n", "default", stack.Release+"-mic", "-o", "jsonpath={.spec.holderIdentity}")
 }
 
 // TestFrozenLeader freezes MIC's leader until another leads, and lets it go on: what
@@ -54,8 +54,11 @@ func TestFrozenLeader(t *testing.T) {
 	apply(t, identityManifest(ns, "frozen", id)+bindingManifest(ns, "frozen", "frozen", "frozen")+podManifest(ns, "a", "frozen")+
 		identityManifest(ns, "thawed", other)+bindingManifest(ns, "thawed", "thawed", "thawed"))
 	waitState(t, ns, "a", "frozen", "Assigned")
-	holder := leaseHolder(t)
 	old, err := micLeader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder, err := leaseField(t.Context(), "holderIdentity")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +68,7 @@ func TestFrozenLeader(t *testing.T) {
 	// It has work that it cannot do: a pod goes, another comes.
 	kubectl(t, "delete", "pod", "-n", ns, "a", "--now", "--wait=false")
 	apply(t, podManifest(ns, "b", "thawed"))
-	anotherLeads(t, holder)
+	waitLease(t, "holderIdentity", holder)
 	// The kubelet may have killed it meanwhile, since it does not answer its probe.
 	if _, err := env.Cluster.SignalPod(old.uid, "mic", syscall.SIGCONT); err != nil {
 		t.Logf("letting the old leader go on: %v", err)
@@ -89,7 +92,6 @@ func TestOutageOfAPIServerAndARM(t *testing.T) {
 	apply(t, identityManifest(ns, "goes", goes)+bindingManifest(ns, "goes", "goes", "outage-goes")+podManifest(ns, "a", "outage-goes")+
 		identityManifest(ns, "comes", comes)+bindingManifest(ns, "comes", "comes", "outage-comes"))
 	waitState(t, ns, "a", "goes", "Assigned")
-	holder := leaseHolder(t)
 	old, err := micLeader(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +122,9 @@ func TestOutageOfAPIServerAndARM(t *testing.T) {
 		return nil
 	})
 	signal(cluster.APIServer, syscall.SIGCONT)
-	anotherLeads(t, holder)
+	// Whoever renews it now is a new process.
+	renewed := kubectl(t, "get", "lease", "-n", "default", stack.Release+"-mic", "-o", "jsonpath={.spec.renewTime}")
+	waitLease(t, "renewTime", renewed)
 	if has, err := states(t.Context(), ns, "b"); err != nil || has["comes"] != "Created" {
 		t.Errorf("with ARM away the assignment is %q (%v)", has["comes"], err)
 	}
