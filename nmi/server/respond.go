@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -93,13 +94,40 @@ func respondError(w http.ResponseWriter, err error) {
 	}{e.code, e.description})
 }
 
-// respondJSON writes a body whose length is announced: some clients read no
-// other.
+// respondJSON answers with a value.
 func respondJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
 	if err != nil { // v is ours
 		status, body = http.StatusInternalServerError, []byte(`{"error":"internal_error","error_description":"encoding the answer"}`)
 	}
+	respondBody(w, status, contentType, body)
+}
+
+// respondTokens answers with a token, or with an array of several.
+func respondTokens(w http.ResponseWriter, tokens []token.Token) error {
+	var body []byte
+	for i, t := range tokens {
+		switch {
+		case len(tokens) == 1:
+		case i == 0:
+			body = append(body, '[')
+		default:
+			body = append(body, ',')
+		}
+		var err error
+		if body, err = t.AppendJSON(body); err != nil {
+			return fmt.Errorf("encoding a token: %w", err)
+		}
+	}
+	if len(tokens) != 1 {
+		body = append(body, ']')
+	}
+	respondBody(w, http.StatusOK, tokenContentType, body)
+	return nil
+}
+
+// respondBody writes a body whose length is announced: some clients read no other.
+func respondBody(w http.ResponseWriter, status int, contentType string, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))

@@ -48,12 +48,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, note *note) 
 	if err != nil {
 		return err
 	}
-	if len(tokens) == 1 {
-		respondJSON(w, http.StatusOK, tokenContentType, tokens[0])
-		return nil
-	}
-	respondJSON(w, http.StatusOK, tokenContentType, tokens)
-	return nil
+	return respondTokens(w, tokens)
 }
 
 // serveHostToken answers a process of the node, such as a CSI driver, that asks

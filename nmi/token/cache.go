@@ -245,6 +245,7 @@ func (c *Cache) land(key Key, f *flight) {
 	delete(c.flights, key)
 	now := time.Now()
 	if f.err == nil {
+		f.token = f.token.prepare()
 		c.tokens.put(key, newEntry(f.token, now))
 		c.failures.remove(key)
 		return

@@ -1,6 +1,7 @@
 package token
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -99,6 +100,8 @@ type Token struct {
 	ExpiresOn time.Time
 	// RefreshIn is IMDS's hint when to renew, counted from the answer; 0 if none.
 	RefreshIn time.Duration
+
+	json *prepared // nil unless made ahead
 }
 
 // wire is a token as IMDS writes it: every value a string. Clients break on
@@ -137,13 +140,49 @@ func (t *text) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// MarshalJSON writes the token in IMDS's shape. ExpiresIn is counted from now, so
+// prepared is the JSON of a token around the only value in it that changes.
+type prepared struct{ head, tail []byte }
+
+// prepare returns the token with its JSON made ahead: a token in the cache is
+// written many times.
+func (t Token) prepare() Token {
+	data, err := t.encode("")
+	if err != nil {
+		return t // whoever writes it finds out again
+	}
+	// Within a value a quotation mark would be escaped, so this is the member.
+	at := bytes.Index(data, []byte(expiresIn))
+	if at < 0 {
+		return t
+	}
+	at += len(expiresIn)
+	t.json = &prepared{head: data[:at:at], tail: data[at:]}
+	return t
+}
+
+const expiresIn = `"expires_in":"`
+
+// AppendJSON appends the token in IMDS's shape. ExpiresIn is counted from now, so
 // that a cached token does not claim its first lifetime.
-func (t Token) MarshalJSON() ([]byte, error) {
+func (t Token) AppendJSON(to []byte) ([]byte, error) {
+	left := max(0, int64(time.Until(t.ExpiresOn).Seconds()))
+	if t.json != nil {
+		to = append(to, t.json.head...)
+		to = strconv.AppendInt(to, left, 10)
+		return append(to, t.json.tail...), nil
+	}
+	data, err := t.encode(strconv.FormatInt(left, 10))
+	return append(to, data...), err
+}
+
+// MarshalJSON implements json.Marshaler.
+func (t Token) MarshalJSON() ([]byte, error) { return t.AppendJSON(nil) }
+
+func (t Token) encode(in string) ([]byte, error) {
 	return json.Marshal(wire{
 		AccessToken:  text(t.AccessToken),
 		ClientID:     text(t.ClientID),
-		ExpiresIn:    text(strconv.FormatInt(max(0, int64(time.Until(t.ExpiresOn).Seconds())), 10)),
+		ExpiresIn:    text(in),
 		ExpiresOn:    text(strconv.FormatInt(t.ExpiresOn.Unix(), 10)),
 		NotBefore:    text(t.NotBefore),
 		RefreshToken: text(t.RefreshToken),

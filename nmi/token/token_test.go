@@ -35,6 +35,31 @@ func TestTokenIsAllStrings(t *testing.T) {
 	})
 }
 
+// TestPreparedTokensAreTheSame: what is made ahead is what would be made now.
+func TestPreparedTokensAreTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, in := range []Token{
+			{},
+			{AccessToken: "ey", ClientID: "c", Resource: "https://r", TokenType: "Bearer", NotBefore: "1", ExpiresOn: time.Now().Add(time.Hour)},
+			{AccessToken: `"expires_in":"`, Resource: "\"expires_in\":\"5\" <&> \x00 ü", ExpiresOn: time.Now().Add(time.Minute)},
+			{AccessToken: "expired", ExpiresOn: time.Now().Add(-time.Minute)},
+		} {
+			ready := in.prepare()
+			<-time.After(time.Second)
+			want, err := in.AppendJSON([]byte("before"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				got, err := ready.AppendJSON([]byte("before"))
+				if err != nil || string(got) != string(want) || ready.json == nil {
+					t.Errorf("%s, %v, want %s", got, err, want)
+				}
+			}
+		}
+	})
+}
+
 func TestReadingTokens(t *testing.T) {
 	tests := map[string]struct {
 		body    string
