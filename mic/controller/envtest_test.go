@@ -160,6 +160,8 @@ type scenario struct {
 	as string
 	// cut, if set, is how many writes the next MIC gets before it dies.
 	cut *int
+	// listless: the caches of the next MIC are never filled.
+	listless bool
 	// wire is MIC's connection to the API server and to Azure.
 	wire *wire
 }
@@ -203,7 +205,7 @@ func (s *scenario) startMIC() {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), klog.Background()))
 	metrics := metric.NewMIC(prometheus.NewRegistry())
-	s.wire = &wire{}
+	s.wire = &wire{listless: s.listless}
 	if s.cut != nil {
 		s.wire.cutAfter(*s.cut)
 	}

@@ -20,6 +20,8 @@ type wire struct {
 	limit   int
 	limited bool
 	cut     bool
+	// listless: watches, which caches are filled by, hang.
+	listless bool
 	// watches are the answers of watches that are open.
 	watches map[*watch]bool
 }
@@ -83,6 +85,10 @@ func (w *wire) around(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		if !w.pass(r) {
 			return nil, errCut
+		}
+		if w.listless && r.URL.Query().Get("watch") != "" {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
 		}
 		response, err := next.RoundTrip(r)
 		if err == nil && r.URL.Query().Get("watch") != "" {
