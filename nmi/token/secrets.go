@@ -81,12 +81,12 @@ func (s *Secrets) Version(ctx context.Context, secret types.NamespacedName) (str
 	now := time.Now()
 	if known != nil && now.Before(known.until) {
 		if !now.Before(known.renew) {
-			s.look(secret) //nolint:contextcheck // a look in the background outlives the request
+			s.look(secret)
 		}
 		return known.result()
 	}
 	select {
-	case <-s.look(secret): //nolint:contextcheck // others may wait for the same
+	case <-s.look(secret):
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
