@@ -24,14 +24,16 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
-// One namespace is seen by the webhook, the other is not: the same server, in the
-// same seconds, gives both the figure and its baseline.
+// One namespace is seen by the webhook, one by a webhook that says yes to everything,
+// one by none: the same server, in the same seconds, gives both the figure and what it
+// is compared with.
 const (
 	judgedNamespace = "judged"
+	yesNamespace    = "yes"
 	bareNamespace   = "bare"
 	benchLabel      = "bench.aadpodidentity.k8s.io/judged"
 
-	pairs        = 2000 // applies to each of the two
+	rounds       = 2000 // applies to each of them
 	latencyTeams = 1    // clients at once where latency is measured
 	loadTeams    = 16   // clients at once where memory is measured
 	loadTime     = 5 * time.Second
@@ -71,6 +73,11 @@ func admissionThroughServer(ctx context.Context, e *environment) (_ []Result, er
 	if err := createNamespaces(ctx, config); err != nil {
 		return nil, err
 	}
+	stopYes, err := serveYes(ctx, env, config)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, stopYes()) }()
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("client of the API server: %w", err)
@@ -82,16 +89,16 @@ func admissionThroughServer(ctx context.Context, e *environment) (_ []Result, er
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("bench: %d applies with the webhook, %d without, %d at once\n", pairs, pairs, latencyTeams)
-	callsBefore, err := webhookCalls(ctx, config)
+	fmt.Printf("bench: %d applies with the webhook, as many with one that says yes and with none, %d at once\n", rounds, latencyTeams)
+	before, err := bothCalls(ctx, config)
 	if err != nil {
 		return nil, err
 	}
-	judged, bare, err := applyPairs(ctx, client)
+	took, err := applyRounds(ctx, client)
 	if err != nil {
 		return nil, err
 	}
-	callsAfter, err := webhookCalls(ctx, config)
+	after, err := bothCalls(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -106,17 +113,29 @@ func admissionThroughServer(ctx context.Context, e *environment) (_ []Result, er
 	if err != nil {
 		return nil, err
 	}
+	judged, yes, bare := took[judgedNamespace], took[yesNamespace], took[bareNamespace]
+	added := func(to durations, p float64) float64 { return to.percentile(p) - bare.percentile(p) }
 	return []Result{
 		figure("apply through the API server, p50", judged.percentile(50), "ms").against(bare.percentile(50)),
 		figure("apply through the API server, p99", judged.percentile(99), "ms").against(bare.percentile(99)),
-		figure("webhook's part of an apply, p50", judged.percentile(50)-bare.percentile(50), "ms"),
-		figure("webhook's part of an apply, p99", judged.percentile(99)-bare.percentile(99), "ms").atMost(5),
-		figure(fmt.Sprintf("webhook calls within %g ms, by the API server's clock", callLimit*1000), callsAfter.share(callsBefore), "%").atLeast(99),
+		figure("webhook's part of an apply, beside one that says yes to all, p50", added(judged, 50), "ms").against(added(yes, 50)),
+		figure("webhook's part of an apply, beside one that says yes to all, p99", added(judged, 99), "ms").against(added(yes, 99)).atMost(5),
+		figure(fmt.Sprintf("webhook calls within %g ms, by the API server's clock", callLimit*1000), after[0].share(before[0]), "%").against(after[1].share(before[1])).atLeast(99),
 		figure(fmt.Sprintf("applies with %d clients", loadTeams), rate, "/s"),
 		figure("webhook: memory at rest, as the kubelet counts", resting, "MiB").atMost(40),
 		figure("webhook: memory under load, as the kubelet counts", peak, "MiB").atMost(40),
 		figure("webhook: the same with all pages of the binary", resident, "MiB"),
 	}, nil
+}
+
+// bothCalls reads the counts of our webhook, and of that which says yes.
+func bothCalls(ctx context.Context, config *rest.Config) (both [2]calls, err error) {
+	for i, domain := range []string{ourDomain, yesDomain} {
+		if both[i], err = webhookCalls(ctx, config, domain); err != nil {
+			return both, err
+		}
+	}
+	return both, nil
 }
 
 // startAPIServer starts etcd and the API server with the chart's CRDs and webhook
@@ -210,7 +229,7 @@ func createNamespaces(ctx context.Context, config *rest.Config) error {
 	if err != nil {
 		return fmt.Errorf("client of the API server: %w", err)
 	}
-	for name, labels := range map[string]map[string]string{judgedNamespace: {benchLabel: "true"}, bareNamespace: nil} {
+	for name, labels := range map[string]map[string]string{judgedNamespace: {benchLabel: "true"}, yesNamespace: {benchLabel: yesNamespace}, bareNamespace: nil} {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
 		if _, err := clientset.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("creating namespace %s: %w", name, err)
@@ -256,32 +275,34 @@ func apply(ctx context.Context, client dynamic.Interface, namespace, name string
 	return time.Since(started), nil
 }
 
-// applyPairs applies an object with, then the same without the webhook, again
-// and again. The first tenth warms connections and caches and is not counted.
-func applyPairs(ctx context.Context, client dynamic.Interface) (judged, bare durations, err error) {
+// applyRounds applies an object in each namespace, again and again. The first tenth
+// warms connections and caches and is not counted.
+func applyRounds(ctx context.Context, client dynamic.Interface) (map[string]durations, error) {
 	var mutex sync.Mutex
 	var group sync.WaitGroup
+	var failed error
+	took := map[string]durations{}
 	for team := range latencyTeams {
 		group.Go(func() {
-			for i := range (pairs + pairs/10) / latencyTeams {
-				name := fmt.Sprintf("pair-%d-%d", team, i)
-				with, errWith := apply(ctx, client, judgedNamespace, name)
-				without, errWithout := apply(ctx, client, bareNamespace, name)
-				mutex.Lock()
-				err = errors.Join(err, errWith, errWithout)
-				if i >= pairs/10/latencyTeams {
-					judged, bare = append(judged, with), append(bare, without)
-				}
-				failed := err != nil
-				mutex.Unlock()
-				if failed {
-					return
+			for i := range (rounds + rounds/10) / latencyTeams {
+				for _, namespace := range []string{judgedNamespace, yesNamespace, bareNamespace} {
+					d, err := apply(ctx, client, namespace, fmt.Sprintf("round-%d-%d", team, i))
+					mutex.Lock()
+					if i >= rounds/10/latencyTeams {
+						took[namespace] = append(took[namespace], d)
+					}
+					failed = errors.Join(failed, err)
+					stop := failed != nil
+					mutex.Unlock()
+					if stop {
+						return
+					}
 				}
 			}
 		})
 	}
 	group.Wait()
-	return judged, bare, err
+	return took, failed
 }
 
 // load applies as fast as many clients can, and returns the applies in a second.
