@@ -48,11 +48,12 @@ func nmiSays(t *testing.T, want string) {
 // they do in networks that leave iptables out.
 func TestSelfTestAndStartupTaint(t *testing.T) {
 	node := env.Cluster.NodeName()
+	upgrade(t, "--set", "nmi.selfTest.enabled=true,nmi.startupTaint.enabled=true")
 	kubectl(t, "taint", "node", node, startupTaint+"=:NoSchedule", "--overwrite")
 	t.Cleanup(func() { // if NMI has not
 		_, _ = env.Run(context.WithoutCancel(t.Context()), stack.Command{Args: []string{"kubectl", "taint", "node", node, startupTaint + "-"}})
 	})
-	upgrade(t, "--set", "nmi.selfTest.enabled=true,nmi.startupTaint.enabled=true")
+	kubectl(t, "rollout", "restart", nmiDaemonSet)
 	eventually(t, "NMI takes the taint off", func(ctx context.Context) error {
 		out, err := env.Kubectl(ctx, "", "get", "node", node, "-o", "jsonpath={.spec.taints}")
 		if err == nil && strings.Contains(out, startupTaint) {
@@ -60,6 +61,7 @@ func TestSelfTestAndStartupTaint(t *testing.T) {
 		}
 		return err
 	})
+	kubectl(t, "rollout", "status", nmiDaemonSet, "--timeout=170s")
 	kubectl(t, "rollout", "status", nmiDaemonSet+"-selftest", "--timeout=80s")
 	nmiSays(t, "ok")
 
