@@ -59,7 +59,7 @@ type node struct {
 
 func newNode(t *testing.T, imds string) *node {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "nmi") // short: the path of a unix socket has 107 bytes
+	dir, err := os.MkdirTemp("", "nmi") //nolint:usetesting // short: the path of a unix socket has 107 bytes
 	check(t, err)
 	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
 	return &node{t: t, imds: imds, dir: dir, nmi: freeport.Get(t), probe: freeport.Get(t), metrics: freeport.Get(t)}
@@ -130,6 +130,15 @@ func (c *child) says(want string) {
 		}
 		return ""
 	})
+}
+
+// kill ends the process as nobody can prevent.
+func (c *child) kill() {
+	c.t.Helper()
+	check(c.t, c.cmd.Process.Kill())
+	if err := <-c.done; err == nil {
+		c.t.Error("a process that was killed ended well")
+	}
 }
 
 // ends tells the process to end and waits for it.
@@ -345,8 +354,7 @@ func TestSuccessorWaits(t *testing.T) {
 	serving.says("ok")
 	l.stop(t)
 
-	check(t, serving.cmd.Process.Kill())
-	<-serving.done
+	serving.kill()
 	eventually(t, "the successor answers", func() string {
 		status, body, err := n.get(n.nmi, request)
 		if err != nil || status != http.StatusServiceUnavailable || !strings.Contains(body, "NMI is starting") {
@@ -355,8 +363,7 @@ func TestSuccessorWaits(t *testing.T) {
 		return ""
 	})
 	// Nobody serves the socket that a killed one leaves.
-	check(t, next.cmd.Process.Kill())
-	<-next.done
+	next.kill()
 	third := n.start(kubeconfig)
 	third.says("ok")
 	third.ends()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -57,7 +58,9 @@ func TestSelfTester(t *testing.T) {
 				t.Errorf("ready: %v", err)
 			}
 			cancel()
-			<-done
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("it ended with %v", err)
+			}
 		})
 	}
 }

@@ -120,23 +120,23 @@ func TestTooManyConnections(t *testing.T) {
 	eventually(t, "two connections", func() bool { return w.server.Connections() == 2 })
 
 	resp, body := ask(t, w.dial(webIP))
-	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, `"error":"too_many_requests"`) {
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, `"error":"too_many_requests"`) {
 		t.Errorf("the third connection: %s %v %s", resp.Status, resp.Header, body)
 	}
 	if n := w.refusals(reasonConnections); n != 1 {
 		t.Errorf("%v refusals counted", n)
 	}
-	if resp, body := ask(t, w.dial(otherIP)); resp.StatusCode != 200 {
+	if resp, body := ask(t, w.dial(otherIP)); resp.StatusCode != http.StatusOK {
 		t.Errorf("another pod: %s %s", resp.Status, body)
 	}
 
 	// One that has been used is given up for a new one; one under way is not.
-	if resp, body := ask(t, silent[0]); resp.StatusCode != 200 {
+	if resp, body := ask(t, silent[0]); resp.StatusCode != http.StatusOK {
 		t.Fatalf("within the limit: %s %s", resp.Status, body)
 	}
 	eventually(t, "a new connection in place of an idle one", func() bool {
 		resp, _, err := tryAsk(w.dial(webIP))
-		return err == nil && resp.StatusCode == 200
+		return err == nil && resp.StatusCode == http.StatusOK
 	})
 	if _, err := silent[0].Read(make([]byte, 1)); err == nil {
 		t.Error("the idle connection is still open")
@@ -184,7 +184,7 @@ func TestConnectionOfADeadPod(t *testing.T) {
 			w := newWorld(t, nil)
 			w.assign("web", w.demo, v1.AssignedIDAssigned)
 			c := w.dial(webIP)
-			if resp, body := ask(t, c); resp.StatusCode != 200 {
+			if resp, body := ask(t, c); resp.StatusCode != http.StatusOK {
 				t.Fatalf("%s %s", resp.Status, body)
 			}
 			other := w.dial(otherIP)
@@ -270,7 +270,7 @@ func TestRetiredServerLetsClientsMoveOn(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", w.demo, v1.AssignedIDAssigned)
 	c := w.dial(webIP)
-	if resp, _ := ask(t, c); resp.StatusCode != 200 || resp.Close {
+	if resp, _ := ask(t, c); resp.StatusCode != http.StatusOK || resp.Close {
 		t.Fatalf("%s, close %v", resp.Status, resp.Close)
 	}
 	close(w.retired)
@@ -282,7 +282,7 @@ func TestRetiredServerLetsClientsMoveOn(t *testing.T) {
 		}
 		return err != nil
 	})
-	if resp, body := ask(t, c); resp.StatusCode != 200 || !resp.Close {
+	if resp, body := ask(t, c); resp.StatusCode != http.StatusOK || !resp.Close {
 		t.Errorf("on the old connection: %s, close %v, %s", resp.Status, resp.Close, body)
 	}
 }

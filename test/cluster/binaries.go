@@ -174,7 +174,7 @@ func (c *Cluster) ensureBinaries(ctx context.Context, names []string) (err error
 // reportEvery is how often a long build says how far it is.
 const reportEvery = 30 * time.Second
 
-// goBuild is [goCommand] for builds that take minutes: it says now and then how many packages are done.
+// goBuild runs a build that takes minutes: it says now and then how many packages are done.
 func (c *Cluster) goBuild(ctx context.Context, dir string, args ...string) error {
 	cmd := goTool(ctx, dir, append([]string{args[0], "-v"}, args[1:]...)...)
 	output, err := cmd.StderrPipe()
@@ -206,15 +206,7 @@ func (c *Cluster) goBuild(ctx context.Context, dir string, args ...string) error
 	return nil
 }
 
-// goCommand runs the go tool for static binaries of this machine, outside of any workspace.
-func goCommand(ctx context.Context, dir string, args ...string) error {
-	out, err := goTool(ctx, dir, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("go %s: %w\n%s", args[0], err, lastLines(string(out), 20))
-	}
-	return nil
-}
-
+// goTool is the go tool for static binaries of this machine, outside of any workspace.
 func goTool(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
