@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aad-pod-identity/aad-pod-identity/test/soak"
 	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
 )
 
@@ -47,6 +48,7 @@ func nmiSays(t *testing.T, want string) {
 // is not ready where the rules are in place and pods' requests go around them, as
 // they do in networks that leave iptables out.
 func TestSelfTestAndStartupTaint(t *testing.T) {
+	soak.Only(t)
 	node := env.Cluster.NodeName()
 	upgrade(t, "--set", "nmi.selfTest.enabled=true,nmi.startupTaint.enabled=true")
 	kubectl(t, "taint", "node", node, startupTaint+"=:NoSchedule", "--overwrite")
