@@ -82,6 +82,9 @@ func (f *Flags) Client(scheme *runtime.Scheme) (client.Client, error) {
 		return nil, err
 	}
 	cfg.UserAgent = version.UserAgent("Webhook", "")
+	// Helm shows what a hook prints. Warnings, such as of a deprecated API whose objects
+	// are deleted, are none of the user's business.
+	cfg.WarningHandlerWithContext = rest.NoWarnings{}
 	c, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
 		return nil, fmt.Errorf("making a client for %s: %w", cfg.Host, err)
