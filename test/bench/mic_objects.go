@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -119,21 +118,45 @@ type tracker struct {
 // track watches the AzureAssignedIdentities.
 func (w *micWorld) track(ctx context.Context) (*tracker, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	watcher, err := w.client.Watch(ctx, &v1.AzureAssignedIdentityList{}, client.InNamespace(micNamespace))
+	t := &tracker{at: map[string]time.Time{}, stop: cancel, alive: w.micAlive}
+	events, err := w.follow(ctx, t)
 	if err != nil {
 		cancel()
-		return nil, fmt.Errorf("watching: %w", err)
+		return nil, err
 	}
-	t := &tracker{at: map[string]time.Time{}, stop: cancel, alive: w.micAlive}
 	go func() {
-		for e := range watcher.ResultChan() {
-			t.note(e)
+		// The API server ends a watch whose events are not taken fast enough.
+		for err == nil {
+			for e := range events {
+				t.note(e)
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			events, err = w.follow(ctx, t)
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.ended = errors.New("the watch of assigned identities ended")
+		t.ended = err
 	}()
 	return t, nil
+}
+
+// follow notes the assigned identities that there are, and watches from then on.
+func (w *micWorld) follow(ctx context.Context, t *tracker) (<-chan watch.Event, error) {
+	list := &v1.AzureAssignedIdentityList{}
+	if err := w.client.List(ctx, list, client.InNamespace(micNamespace)); err != nil {
+		return nil, fmt.Errorf("listing assigned identities: %w", err)
+	}
+	for i := range list.Items {
+		t.note(watch.Event{Type: watch.Modified, Object: &list.Items[i]})
+	}
+	watcher, err := w.client.Watch(ctx, &v1.AzureAssignedIdentityList{}, client.InNamespace(micNamespace),
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	if err != nil {
+		return nil, fmt.Errorf("watching assigned identities: %w", err)
+	}
+	return watcher.ResultChan(), nil
 }
 
 func (t *tracker) note(e watch.Event) {
