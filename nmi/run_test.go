@@ -256,26 +256,8 @@ func TestNMI(t *testing.T) {
 	check(t, c.admin.Status().Update(t.Context(), pod))
 	p.answers("a pod without an identity", http.StatusNotFound, "identity_not_assigned")
 
-	assigned := &v1.AzureAssignedIdentity{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: "default", Name: "web-default-demo", Labels: map[string]string{v1.NodeNameLabelKey: testNode},
-			Annotations: map[string]string{v1.PodUIDAnnotationKey: string(pod.UID)},
-		},
-		Spec: v1.AzureAssignedIdentitySpec{
-			Pod: "web", PodNamespace: "default", NodeName: testNode,
-			AzureIdentityRef: &v1.AzureIdentity{
-				TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentity},
-				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"},
-				Spec:       v1.AzureIdentitySpec{ClientID: id.ClientID, ResourceID: id.ID},
-			},
-			AzureBindingRef: &v1.AzureIdentityBinding{
-				TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: v1.KindAzureIdentityBinding},
-				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"},
-				Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: "demo", Selector: "sel"},
-			},
-		},
-		Status: v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDCreated},
-	}
+	assigned := assignedTo("web", id, v1.AssignedIDCreated)
+	assigned.Annotations = map[string]string{v1.PodUIDAnnotationKey: string(pod.UID)}
 	c.create(t, assigned)
 	// The request is held until MIC is done.
 	got := make(chan string, 1)

@@ -216,6 +216,12 @@ func wantNoToken(t *testing.T, namespace, pod string, args ...string) string {
 	return out
 }
 
+// helmUpgrade changes values of the release and keeps the others.
+func helmUpgrade(ctx context.Context, values ...string) error {
+	_, err := env.Helm(ctx, append([]string{"upgrade", stack.Release, env.Chart(), "--reset-then-reuse-values", "--wait", "--timeout=3m"}, values...)...)
+	return err
+}
+
 // waitSettled waits until nothing is assigned: what earlier tests left is gone, and
 // with it MIC's work on the scale set.
 func waitSettled(t *testing.T) {

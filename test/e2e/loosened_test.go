@@ -8,7 +8,6 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 	"github.com/aad-pod-identity/aad-pod-identity/test/soak"
-	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
 )
 
 // TestResourceIDCase upgrades the release to each policy about the capitalisation of
@@ -24,21 +23,8 @@ func TestResourceIDCase(t *testing.T) {
 	if miscapitalised.ID == id.ID {
 		t.Fatalf("%s has no segment to miscapitalise", id.ID)
 	}
-	set := func(t *testing.T, args ...string) error {
-		t.Helper()
-		r, err := env.Run(t.Context(), stack.Command{Args: append([]string{
-			"helm", "upgrade", stack.Release, env.Chart(), "--reset-then-reuse-values", "--wait", "--timeout=3m"}, args...)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.Code != 0 {
-			return fmt.Errorf("helm upgrade: exit code %d:\n%s", r.Code, r.Output)
-		}
-		return nil
-	}
 	t.Cleanup(func() {
-		if _, err := env.Helm(context.Background(), "upgrade", stack.Release, env.Chart(), "--reset-then-reuse-values", "--wait", "--timeout=3m",
-			"--set", "webhook.resourceIDCase=reject", "--set-json", "azureIdentities={}"); err != nil {
+		if err := helmUpgrade(context.Background(), "--set", "webhook.resourceIDCase=reject", "--set-json", "azureIdentities={}"); err != nil {
 			t.Errorf("restoring the release: %v", err)
 		}
 	})
@@ -52,13 +38,13 @@ func TestResourceIDCase(t *testing.T) {
 	}
 
 	ofRelease := fmt.Sprintf(`azureIdentities={"case-of-release":{"type":0,"resourceID":%q,"clientID":%q,"binding":{"selector":"case"}}}`, miscapitalised.ID, id.ClientID)
-	if err := set(t, "--set", "webhook.resourceIDCase=warn", "--set-json", ofRelease); err != nil {
+	if err := helmUpgrade(t.Context(), "--set", "webhook.resourceIDCase=warn", "--set-json", ofRelease); err != nil {
 		t.Logf("the first upgrade: %v", err)
 		if !strings.Contains(err.Error(), id.ID) {
 			t.Errorf("the first upgrade fails for another reason than the capitalisation: %v", err)
 		}
 		kubectl(t, "rollout", "status", webhookDeployment, "--timeout=80s")
-		if err := set(t, "--set", "webhook.resourceIDCase=warn", "--set-json", ofRelease); err != nil {
+		if err := helmUpgrade(t.Context(), "--set", "webhook.resourceIDCase=warn", "--set-json", ofRelease); err != nil {
 			t.Fatalf("the same upgrade again: %v", err)
 		}
 	}
@@ -74,7 +60,7 @@ func TestResourceIDCase(t *testing.T) {
 	}
 	usable(t, ns, "warned", id)
 
-	if err := set(t, "--set", "webhook.resourceIDCase=canonicalize"); err != nil {
+	if err := helmUpgrade(t.Context(), "--set", "webhook.resourceIDCase=canonicalize"); err != nil {
 		t.Fatal(err)
 	}
 	apply(t, identityManifest(ns, "canonical", miscapitalised))
@@ -82,7 +68,7 @@ func TestResourceIDCase(t *testing.T) {
 		t.Errorf("with canonicalize %q is stored, not %q", got, id.ID)
 	}
 
-	if err := set(t, "--set", "webhook.resourceIDCase=reject", "--set-json", "azureIdentities={}"); err != nil {
+	if err := helmUpgrade(t.Context(), "--set", "webhook.resourceIDCase=reject", "--set-json", "azureIdentities={}"); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, identityManifest(ns, "case", miscapitalised), "apply", "-f", "-")

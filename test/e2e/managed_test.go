@@ -19,20 +19,13 @@ func TestManagedMode(t *testing.T) {
 	soak.Only(t)
 	waitSettled(t)
 	ns, other := namespace(t), namespace(t, "-other")
-	mode := func(ctx context.Context, values ...string) error {
-		out, err := env.Helm(ctx, append([]string{"upgrade", stack.Release, env.Chart(), "--reset-then-reuse-values", "--wait", "--timeout=3m"}, values...)...)
-		if err != nil {
-			return errors.Join(err, errors.New(out))
-		}
-		return nil
-	}
 	t.Cleanup(func() {
-		if err := mode(context.Background(), "--set", "operationMode=standard,readinessGate.enabled=true"); err != nil {
+		if err := helmUpgrade(context.Background(), "--set", "operationMode=standard,readinessGate.enabled=true"); err != nil {
 			t.Errorf("restoring the release: %v", err)
 		}
 	})
 	// MIC sets the condition of the gate, so the chart refuses the two together.
-	if err := mode(t.Context(), "--set", "operationMode=managed,readinessGate.enabled=false"); err != nil {
+	if err := helmUpgrade(t.Context(), "--set", "operationMode=managed,readinessGate.enabled=false"); err != nil {
 		t.Fatal(err)
 	}
 

@@ -15,19 +15,12 @@ const startupTaint = "aadpodidentity.k8s.io/nmi-not-ready"
 // upgrade changes values of the release, and changes them back at the test's end.
 func upgrade(t *testing.T, values ...string) {
 	t.Helper()
-	set := func(ctx context.Context, values ...string) error {
-		out, err := env.Helm(ctx, append([]string{"upgrade", stack.Release, env.Chart(), "--reuse-values", "--wait", "--timeout=3m"}, values...)...)
-		if err != nil {
-			return fmt.Errorf("%w\n%s", err, out)
-		}
-		return nil
-	}
 	t.Cleanup(func() {
-		if err := set(context.WithoutCancel(t.Context()), "--set", "nmi.selfTest.enabled=false,nmi.startupTaint.enabled=false"); err != nil {
+		if err := helmUpgrade(context.WithoutCancel(t.Context()), "--set", "nmi.selfTest.enabled=false,nmi.startupTaint.enabled=false"); err != nil {
 			t.Errorf("changing the release back: %v", err)
 		}
 	})
-	if err := set(t.Context(), values...); err != nil {
+	if err := helmUpgrade(t.Context(), values...); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
 )
 
-// leader is the pod that holds MIC's lease.
-type leader struct{ pod, uid string }
+// leader is who holds MIC's lease, and the UID of its pod.
+type leader struct{ holder, uid string }
 
 func micLeader(ctx context.Context) (leader, error) {
 	holder, err := leaseField(ctx, "holderIdentity")
@@ -25,7 +25,7 @@ func micLeader(ctx context.Context) (leader, error) {
 	}
 	pod, _, _ := strings.Cut(holder, "_")
 	uid, err := env.Kubectl(ctx, "", "get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
-	return leader{pod, uid}, err
+	return leader{holder, uid}, err
 }
 
 // leaseField returns a field of MIC's lease.
@@ -58,17 +58,13 @@ func TestFrozenLeader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	holder, err := leaseField(t.Context(), "holderIdentity")
-	if err != nil {
-		t.Fatal(err)
-	}
 	if _, err := env.Cluster.SignalPod(old.uid, "mic", syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	// It has work that it cannot do: a pod goes, another comes.
 	kubectl(t, "delete", "pod", "-n", ns, "a", "--now", "--wait=false")
 	apply(t, podManifest(ns, "b", "thawed"))
-	waitLease(t, "holderIdentity", holder)
+	waitLease(t, "holderIdentity", old.holder)
 	// The kubelet may have killed it meanwhile, since it does not answer its probe.
 	if _, err := env.Cluster.SignalPod(old.uid, "mic", syscall.SIGCONT); err != nil {
 		t.Logf("letting the old leader go on: %v", err)
@@ -123,7 +119,10 @@ func TestOutageOfAPIServerAndARM(t *testing.T) {
 	})
 	signal(cluster.APIServer, syscall.SIGCONT)
 	// Whoever renews it now is a new process.
-	renewed := kubectl(t, "get", "lease", "-n", "default", stack.Release+"-mic", "-o", "jsonpath={.spec.renewTime}")
+	renewed, err := leaseField(t.Context(), "renewTime")
+	if err != nil {
+		t.Fatal(err)
+	}
 	waitLease(t, "renewTime", renewed)
 	if has, err := states(t.Context(), ns, "b"); err != nil || has["comes"] != "Created" {
 		t.Errorf("with ARM away the assignment is %q (%v)", has["comes"], err)

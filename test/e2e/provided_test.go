@@ -27,14 +27,10 @@ func TestProvidedCertificates(t *testing.T) {
 	soak.Only(t)
 	const secret = "e2e-provided"
 	ns := namespace(t)
-	upgrade := func(ctx context.Context, args ...string) error {
-		_, err := env.Helm(ctx, append([]string{"upgrade", stack.Release, env.Chart(), "--reset-then-reuse-values", "--wait", "--timeout=3m"}, args...)...)
-		return err
-	}
 	first, second := newAuthority(t, "first"), newAuthority(t, "second")
 	first.issue(t, secret)
 	t.Cleanup(func() {
-		if err := upgrade(context.Background(), "--set", "webhook.certificates.mode=cert-manager", "--set", "webhook.certificates.secretName=", "--set", "webhook.certificates.caBundle="); err != nil {
+		if err := helmUpgrade(context.Background(), "--set", "webhook.certificates.mode=cert-manager", "--set", "webhook.certificates.secretName=", "--set", "webhook.certificates.caBundle="); err != nil {
 			t.Errorf("going back to cert-manager: %v", err)
 		}
 		for _, args := range [][]string{stack.WaitForCA()[1:], {"delete", "secret", secret}} {
@@ -43,7 +39,7 @@ func TestProvidedCertificates(t *testing.T) {
 			}
 		}
 	})
-	if err := upgrade(t.Context(), "--set", "webhook.certificates.mode=provided", "--set", "webhook.certificates.secretName="+secret,
+	if err := helmUpgrade(t.Context(), "--set", "webhook.certificates.mode=provided", "--set", "webhook.certificates.secretName="+secret,
 		"--set-file", "webhook.certificates.caBundle="+first.file); err != nil {
 		t.Fatal(err)
 	}
@@ -62,11 +58,11 @@ func TestProvidedCertificates(t *testing.T) {
 	if err := os.WriteFile(both, bytes.Join([][]byte{first.pem, second.pem}, nil), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := upgrade(t.Context(), "--set-file", "webhook.certificates.caBundle="+both); err != nil {
+	if err := helmUpgrade(t.Context(), "--set-file", "webhook.certificates.caBundle="+both); err != nil {
 		t.Fatal(err)
 	}
 	renewed(second)
-	if err := upgrade(t.Context(), "--set-file", "webhook.certificates.caBundle="+second.file); err != nil {
+	if err := helmUpgrade(t.Context(), "--set-file", "webhook.certificates.caBundle="+second.file); err != nil {
 		t.Fatal(err)
 	}
 	l.wait(t, l.applies.Load()+50)

@@ -16,9 +16,8 @@ import (
 func TestSelfSignedCertificates(t *testing.T) {
 	ns := namespace(t)
 	l := startApplying(t, ns, azureIdentity(t, "selfsigned"))
-	if out, err := env.Helm(t.Context(), "upgrade", stack.Release, env.Chart(), "--reset-then-reuse-values", "--wait", "--timeout=3m",
-		"--set", "webhook.certificates.mode=self"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := helmUpgrade(t.Context(), "--set", "webhook.certificates.mode=self"); err != nil {
+		t.Fatal(err)
 	}
 	t.Logf("upgraded after %d applies", l.applies.Load())
 	const secret = stack.Release + "-webhook-self-signed"
