@@ -257,16 +257,22 @@ func (e *Engine) Target(key string) (resourceid.Compute, bool) {
 	return s.target, true
 }
 
-// Owned returns the identities that MIC added to a target, by resourceid.Key.
-// The error says that the ledger is not known, so nobody may conclude that there
-// are none.
-func (e *Engine) Owned(ctx context.Context, target resourceid.Compute) (map[string]string, error) {
+// Ledger returns what is recorded of a target, by resourceid.Key: the identities that
+// MIC added to it, and all that the ledger knows. The error says that the ledger is
+// not known, so nobody may conclude that there are none.
+func (e *Engine) Ledger(ctx context.Context, target resourceid.Compute) (added map[string]string, recorded map[string]bool, err error) {
 	s, release := e.acquire(target)
 	defer release()
 	if err := e.readLedger(ctx, s, target); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return maps.Clone(s.ledger.Added), nil
+	recorded = make(map[string]bool, len(s.ledger.Added)+len(s.ledger.Preexisting))
+	for _, ids := range []map[string]string{s.ledger.Added, s.ledger.Preexisting} {
+		for key := range ids {
+			recorded[key] = true
+		}
+	}
+	return maps.Clone(s.ledger.Added), recorded, nil
 }
 
 // acquire locks the state of a target. A target without a ledger in Load has

@@ -94,7 +94,7 @@ func TestALedgerThatIsNotKnownIsNotAnEmptyOne(t *testing.T) {
 	if _, err := w.reconcile(w.pool, a, b); err == nil {
 		t.Fatal("no error")
 	}
-	if owned, err := w.engine.Owned(w.ctx, w.pool); err != nil || len(owned) != 1 {
+	if owned, _, err := w.engine.Ledger(w.ctx, w.pool); err != nil || len(owned) != 1 {
 		t.Errorf("owned %v, error %v", owned, err)
 	}
 }

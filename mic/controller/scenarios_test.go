@@ -430,6 +430,14 @@ func coalesced(s *scenario) {
 	for i := range 20 {
 		s.pod("default", fmt.Sprintf("app%02d", i), fmt.Sprintf("node%d", i%2), on[i])
 		want = append(want, fmt.Sprintf("default/app%02d-default-%s=Assigned", i, on[i]))
+		if i == 0 {
+			s.eventually("the first PATCH", func() string {
+				if len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})) == 0 {
+					return "none"
+				}
+				return ""
+			})
+		}
 	}
 	s.eventually("the objects of all pods, while the first PATCH runs", func() string {
 		if n := len(s.all()); n != len(want) {

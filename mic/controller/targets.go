@@ -105,25 +105,35 @@ func (r *targetReconciler) assignedOn(ctx context.Context, nodes []corev1.Node) 
 
 // request says what shall be on a target. Before anything is taken off, the
 // pods themselves are asked: an assigned identity that somebody deleted by hand
-// is about to be made again.
+// is about to be made again. They are asked before anything is put on, too: of many
+// that come at once the first assigned identity is written long before the last, and
+// one PATCH can carry what all of them need.
 func (r *targetReconciler) request(ctx context.Context, target resourceid.Compute, nodes []corev1.Node, assigned []*v1.AzureAssignedIdentity) (compute.Request, error) {
 	request := compute.Request{Target: target, Prune: true}
 	uninstalling, err := r.world.uninstalling(ctx)
 	if uninstalling || err != nil {
 		return request, err
 	}
-	surplus, unread := r.engine.Owned(ctx, target)
+	surplus, recorded, unread := r.engine.Ledger(ctx, target)
+	news := false
 	for _, a := range assigned {
 		if id := a.Spec.AzureIdentityRef; a.DeletionTimestamp.IsZero() && onTarget(a) {
 			request.Want = append(request.Want, id.Spec.ResourceID)
-			delete(surplus, resourceid.Key(id.Spec.ResourceID))
+			key := resourceid.Key(id.Spec.ResourceID)
+			news = news || !recorded[key]
+			delete(surplus, key)
 		}
 	}
 	// The engine will say that the ledger cannot be read; if by then it can, pods
 	// must have been asked.
-	if len(surplus) > 0 || unread != nil {
-		if request.Keep, err = r.world.neededByPods(ctx, nodes); err != nil {
+	if news || len(surplus) > 0 || unread != nil {
+		soon, keep, err := r.world.neededByPods(ctx, nodes)
+		if err != nil {
 			return request, err
+		}
+		request.Keep = keep
+		if news {
+			request.Want = append(request.Want, soon...)
 		}
 	}
 	return request, nil
@@ -138,7 +148,7 @@ func onTarget(a *v1.AzureAssignedIdentity) bool {
 // announceRemovals tells NMI to serve no more tokens for what is about to be
 // taken off: that takes a while, and the object stays until it is done.
 func (r *targetReconciler) announceRemovals(ctx context.Context, request compute.Request, assigned []*v1.AzureAssignedIdentity) error {
-	surplus, err := r.engine.Owned(ctx, request.Target)
+	surplus, _, err := r.engine.Ledger(ctx, request.Target)
 	if err != nil {
 		return nil //nolint:nilerr // the engine says so, and then takes nothing off
 	}

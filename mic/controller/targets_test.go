@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -127,4 +128,72 @@ func TestWhenATargetIsLookedAtAgain(t *testing.T) {
 			t.Errorf("%s: after %s, error %v", name, got.RequeueAfter, err)
 		}
 	}
+}
+
+func TestWhatPodsNeedIsPutOnWithTheFirstOfThem(t *testing.T) {
+	const pool = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/pool1"
+	scheme, err := Scheme()
+	check(t, err)
+	resource := func(name string) string { return strings.Replace(verdictID, "demo", name, 1) }
+	pod := func(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+		p := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{v1.BindingLabelKey: name}},
+			Spec:       corev1.PodSpec{NodeName: "node0"},
+		}
+		for _, c := range change {
+			c(p)
+		}
+		return p
+	}
+	objects := []client.Object{
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node0"}, Spec: corev1.NodeSpec{ProviderID: "azure://" + pool + "/virtualMachines/0"}},
+		pod("first"), pod("next"),
+		pod("elsewhere", func(p *corev1.Pod) { p.Spec.NodeName = "node1" }),
+		pod("ends", func(p *corev1.Pod) {
+			p.DeletionTimestamp, p.Finalizers = &metav1.Time{Time: time.Unix(1, 0)}, []string{"example.com/waits"}
+		}),
+		pod("done", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }),
+	}
+	for _, name := range []string{"first", "next", "elsewhere", "ends", "done"} {
+		objects = append(objects,
+			&v1.AzureIdentity{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+				Spec:       v1.AzureIdentitySpec{ResourceID: resource(name), ClientID: "11111111-2222-3333-4444-555555555555"},
+			},
+			&v1.AzureIdentityBinding{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+				Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: name, Selector: name},
+			})
+	}
+	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
+	check(t, addIndexes(t.Context(), fakeIndexer{builder}))
+	c := builder.Build()
+	engine := compute.NewEngine(compute.LedgerStore{Client: c, Namespace: "mic"}, nil, compute.Options{})
+	target, err := resourceid.ParseProviderID("azure://" + pool + "/virtualMachines/0")
+	check(t, err)
+	r := &targetReconciler{world: &world{cached: c, live: c, namespace: "mic"}, engine: engine}
+	nodes, err := r.world.nodesOf(t.Context(), target.Key())
+	check(t, err)
+	assigned := []*v1.AzureAssignedIdentity{{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "first"},
+		Spec:       v1.AzureAssignedIdentitySpec{AzureIdentityRef: &v1.AzureIdentity{Spec: v1.AzureIdentitySpec{ResourceID: resource("first"), ClientID: "11111111-2222-3333-4444-555555555555"}}},
+	}}
+	wants := func(names ...string) {
+		t.Helper()
+		request, err := r.request(t.Context(), target, nodes, assigned)
+		check(t, err)
+		got, want := map[string]bool{}, map[string]bool{}
+		for _, id := range request.Want {
+			got[id] = true
+		}
+		for _, name := range names {
+			want[resource(name)] = true
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("wanted are %v, want %v", got, want)
+		}
+	}
+	wants("first", "next")
+	check(t, engine.Adopt(t.Context(), target, []string{resource("first")}))
+	wants("first") // nothing is to be put on, so nobody is asked
 }

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -239,36 +240,42 @@ func (w *world) nodesOf(ctx context.Context, target string) ([]corev1.Node, erro
 	return list.Items, nil
 }
 
-// neededByPods returns the resource IDs that the pods of nodes need, straight
-// from pods, bindings and identities.
-func (w *world) neededByPods(ctx context.Context, nodes []corev1.Node) ([]string, error) {
-	ids := map[string]bool{}
+// neededByPods returns the resource IDs that the pods of nodes need, straight from
+// pods, bindings and identities: those of pods that are to have them, and all that
+// must not be taken off.
+func (w *world) neededByPods(ctx context.Context, nodes []corev1.Node) (want, keep []string, err error) {
+	wanted, kept := map[string]bool{}, map[string]bool{}
 	for i := range nodes {
 		var pods corev1.PodList
 		if err := w.cached.List(ctx, &pods, client.MatchingFields{indexPodNode: nodes[i].Name}); err != nil {
-			return nil, fmt.Errorf("listing pods of node %s: %w", nodes[i].Name, err)
+			return nil, nil, fmt.Errorf("listing pods of node %s: %w", nodes[i].Name, err)
 		}
 		for j := range pods.Items {
-			if finished(&pods.Items[j]) {
+			p := &pods.Items[j]
+			if finished(p) {
 				continue
 			}
-			result, err := w.matches(ctx, &pods.Items[j])
+			result, err := w.matches(ctx, p)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
+			}
+			for _, m := range result.Matches {
+				if m.Identity.Spec.Type == v1.UserAssignedMSI {
+					kept[m.Identity.Spec.ResourceID] = true
+					if p.DeletionTimestamp.IsZero() {
+						wanted[m.Identity.Spec.ResourceID] = true
+					}
+				}
 			}
 			// What may be the pod's right is not taken off either.
-			for _, m := range slices.Concat(result.Matches, result.Undecided) {
+			for _, m := range result.Undecided {
 				if m.Identity.Spec.Type == v1.UserAssignedMSI {
-					ids[m.Identity.Spec.ResourceID] = true
+					kept[m.Identity.Spec.ResourceID] = true
 				}
 			}
 		}
 	}
-	all := make([]string, 0, len(ids))
-	for id := range ids {
-		all = append(all, id)
-	}
-	return all, nil
+	return slices.Collect(maps.Keys(wanted)), slices.Collect(maps.Keys(kept)), nil
 }
 
 func finished(p *corev1.Pod) bool {
