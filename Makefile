@@ -48,7 +48,9 @@ demo: prerequisites ## Start a real node, install the chart, tell the whole stor
 	@$(GO) run ./test/demo --keep=$(if $(filter 0 false no,$(KEEP)),false,true)
 
 .PHONY: test
-test: all-binaries unit e2e ## Unit tests, tests against a real API server, end-to-end tests on a real node
+test: all-binaries ## Unit tests, tests against a real API server, end-to-end tests on a real node
+	@rm -f $(RESULTS)/unit.json $(RESULTS)/e2e.json
+	@$(MAKE) --no-print-directory -j2 unit e2e # at once: the end-to-end tests mostly wait
 	@test/counts.sh $(RESULTS)/unit.json $(RESULTS)/e2e.json
 
 # One build of all that both need takes less time than two. What it is built from is
@@ -73,7 +75,7 @@ unit: prerequisites $(gotestsum) ## Unit tests and tests against a real API serv
 	@mkdir -p $(RESULTS)
 	@assets=$$($(localcluster) binaries) && \
 	echo "unit: all packages but test/e2e; API server from $$assets" && \
-	KUBEBUILDER_ASSETS=$$assets KUBEBUILDER_CONTROLPLANE_START_TIMEOUT=2m PATH="$$assets:$$PATH" $(gotestsum) --format pkgname --jsonfile $(RESULTS)/unit.json -- \
+	KUBEBUILDER_ASSETS=$$assets KUBEBUILDER_CONTROLPLANE_START_TIMEOUT=2m KUBEBUILDER_CONTROLPLANE_STOP_TIMEOUT=2m PATH="$$assets:$$PATH" $(gotestsum) --format pkgname --jsonfile $(RESULTS)/unit.json -- \
 		-vet=off -timeout 20m -p 3 $(LONGEST) $$($(GO) list ./... | grep -v /test/e2e)
 
 .PHONY: race
