@@ -26,13 +26,14 @@ type Principals struct {
 	secrets     *Secrets
 	authorities Authorities
 	client      policy.ClientOptions
+	bundles     bundles
 }
 
 // NewPrincipals makes a source that signs in through client, which must not follow
 // redirects: they would carry the credential elsewhere.
 func NewPrincipals(secrets *Secrets, authorities Authorities, userAgent string, client *http.Client) *Principals {
 	return &Principals{
-		secrets: secrets, authorities: authorities,
+		secrets: secrets, authorities: authorities, bundles: newBundles(),
 		client: policy.ClientOptions{
 			Transport:       guarded{authorities, client},
 			Retry:           policy.RetryOptions{MaxRetries: 2, RetryDelay: time.Second, MaxRetryDelay: 10 * time.Second},
@@ -56,7 +57,7 @@ func (p *Principals) Token(ctx context.Context, req Request) (Token, error) {
 		return Token{}, err
 	}
 	last := &lastRequest{}
-	credential, err := p.credential(req, authority, data, last)
+	credential, err := p.credential(ctx, req, authority, data, last)
 	if err != nil {
 		return Token{}, err
 	}
@@ -102,7 +103,7 @@ func refused(code, description string) *Error {
 
 // credential signs in anew each time: azidentity's own cache would keep the secret
 // in memory and give out its tokens when a new one is wanted.
-func (p *Principals) credential(req Request, authority string, data map[string][]byte, last *lastRequest) (azcore.TokenCredential, error) {
+func (p *Principals) credential(ctx context.Context, req Request, authority string, data map[string][]byte, last *lastRequest) (azcore.TokenCredential, error) {
 	client := p.client
 	client.PerCallPolicies = append(slices.Clone(p.client.PerCallPolicies), last)
 	client.Cloud = azcloud.Configuration{ActiveDirectoryAuthorityHost: authority, Services: map[azcloud.ServiceName]azcloud.ServiceConfiguration{}}
@@ -120,7 +121,10 @@ func (p *Principals) credential(req Request, authority string, data map[string][
 			return nil, unusable(req.Principal.Secret, err)
 		}
 	case CredentialCertificate:
-		certificates, key, err := clientCertificate(data)
+		certificates, key, err := p.bundles.clientCertificate(ctx, data)
+		if ctx.Err() != nil {
+			return nil, ended(ctx, "reading the certificate")
+		}
 		if err != nil {
 			return nil, contentError(req.Principal.Secret, err)
 		}

@@ -2,6 +2,7 @@ package token
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
@@ -9,8 +10,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-
-	"software.sslmate.com/src/go-pkcs12"
 )
 
 // Keys of a Secret with a credential.
@@ -48,13 +47,13 @@ func clientSecret(data map[string][]byte) (string, error) {
 
 // clientCertificate reads the certificate with its chain, and its key. Both the
 // old ciphers of Windows and older tools and those of OpenSSL 3 are read.
-func clientCertificate(data map[string][]byte) ([]*x509.Certificate, crypto.PrivateKey, error) {
+func (b bundles) clientCertificate(ctx context.Context, data map[string][]byte) ([]*x509.Certificate, crypto.PrivateKey, error) {
 	bundle, ok := data[keyCertificate]
 	if !ok || len(bundle) == 0 {
 		return nil, nil, fmt.Errorf("it has no key %q with a PKCS#12 bundle", keyCertificate)
 	}
-	// An empty password and none are the same here: go-pkcs12 tries both.
-	key, certificate, chain, err := pkcs12.DecodeChain(bundle, string(bytes.TrimRight(data[keyPassword], "\r\n")))
+	// An empty password and none are the same here: both are tried.
+	key, certificate, chain, err := b.decode(ctx, bundle, string(bytes.TrimRight(data[keyPassword], "\r\n")))
 	if err != nil {
 		return nil, nil, fmt.Errorf("key %q is not a PKCS#12 bundle that the password in key %q opens: %w", keyCertificate, keyPassword, err)
 	}
