@@ -70,7 +70,10 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	recorder, stopEvents := newRecorder(ctx, clientset)
+	recorder, stopEvents, err := newRecorder(ctx, config)
+	if err != nil {
+		return err
+	}
 	defer stopEvents()
 
 	engine := compute.NewEngine(compute.LedgerStore{Client: live, Namespace: o.namespace}, azure.client(), compute.Options{
@@ -153,16 +156,32 @@ func newLock(config *rest.Config, o *options) (*controller.Lock, error) {
 	return controller.NewLock(client, o.leaderNamespace, o.leaderName, o.leaderInstance), nil
 }
 
+// Events a second, and at once, that MIC sends at most: the kubelet's defaults. When
+// thousands of pods start together, their events must not take the API server's time
+// from their identities.
+const (
+	eventQPS   = 50
+	eventBurst = 100
+)
+
 // newRecorder returns a recorder of events under the source of the 1.8
 // releases. Events are best effort: they are sent in the background.
-func newRecorder(ctx context.Context, client kubernetes.Interface) (record.EventRecorder, func()) {
+func newRecorder(ctx context.Context, config *rest.Config) (record.EventRecorder, func(), error) {
+	config = rest.CopyConfig(config)
+	if config.QPS < 0 || config.QPS > eventQPS {
+		config.QPS, config.Burst = eventQPS, eventBurst
+	}
+	client, err := typedcorev1.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("client for events: %w", err)
+	}
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.Events("")})
 	scheme, err := controller.Scheme()
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Events lack the kinds of their objects")
 	}
-	return broadcaster.NewRecorder(scheme, corev1.EventSource{Component: controller.EventComponent}), broadcaster.Shutdown
+	return broadcaster.NewRecorder(scheme, corev1.EventSource{Component: controller.EventComponent}), broadcaster.Shutdown, nil
 }
 
 // probes serves the probes: the leader is Active once it works.

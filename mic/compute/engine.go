@@ -58,6 +58,9 @@ type state struct {
 	tracked atomic.Bool
 	// version is the ledger's resourceVersion as last known; readable without mu.
 	version atomic.Pointer[string]
+	// standing is the outcome of the last pass; nil means that it is not known.
+	// Readable without mu.
+	standing atomic.Pointer[standing]
 
 	mu sync.Mutex
 	// ledger as last written; nil means that it has to be read.
@@ -109,7 +112,7 @@ type Result struct {
 	Gone bool
 	// Deleting: it is being deleted and takes no changes.
 	Deleting bool
-	// Present are the identities on it.
+	// Present are the identities on it. Nobody may change the map.
 	Present map[string]bool
 	// Failed are those that ARM refused to add or remove.
 	Failed map[string]Failure
@@ -315,6 +318,7 @@ func (e *Engine) Reconcile(ctx context.Context, request Request) (Result, error)
 	p := newPass(e, s, request)
 	err := p.run(ctx)
 	result := p.result()
+	s.found(result, err)
 	if err != nil && !s.hold.on(e.options.Now()) {
 		result.RetryAfter = 0
 	}

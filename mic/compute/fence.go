@@ -66,6 +66,7 @@ func (e *Engine) compare(ctx context.Context, s *state, target resourceid.Comput
 	// What is on the target may have changed with it.
 	s.know(stored, asked)
 	s.known, s.idle = nil, false
+	s.standing.Store(nil)
 	clear(s.claimed)
 	return stored, ledgerError{fmt.Errorf("%s: %w", target, errForeign)}
 }

@@ -158,9 +158,13 @@ func New(ctx context.Context, config *rest.Config, live client.Client, engine *c
 	}
 	ev := newEvents(o.Recorder)
 	maps := &mappers{world: w}
-	pods := &podReconciler{world: w, writer: m.GetClient(), events: ev, metrics: o.Metrics, start: c.start, gates: o.ReadinessGate, reviewInterval: o.ReviewInterval, unknown: unknownRights()}
+	leaving := &departures{}
+	pods := &podReconciler{
+		world: w, engine: engine, departures: leaving, writer: m.GetClient(), events: ev, metrics: o.Metrics, start: c.start,
+		gates: o.ReadinessGate, reviewInterval: o.ReviewInterval, unknown: unknownRights(),
+	}
 	targets := &targetReconciler{
-		world: w, engine: engine, events: ev, metrics: o.Metrics, start: c.start,
+		world: w, engine: engine, departures: leaving, events: ev, metrics: o.Metrics, start: c.start,
 		status: &statusWriter{writer: m.GetClient(), events: ev, metrics: o.Metrics, parallel: o.Parallel},
 	}
 	writer := conditionWriter{writer: m.GetClient(), metrics: o.Metrics}

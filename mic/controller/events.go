@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -10,8 +11,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	lru "k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 )
 
 // EventComponent is the source of MIC's events, as in the 1.8 releases.
@@ -64,9 +67,10 @@ func (e events) write(to *corev1.ObjectReference, about types.NamespacedName, ki
 	return true
 }
 
-// applied says that the identity is on the node.
-func (e events) applied(a *v1.AzureAssignedIdentity) {
+// assigned says that the identity is on the node, in the log too.
+func (e events) assigned(ctx context.Context, a *v1.AzureAssignedIdentity) {
 	id := a.Spec.AzureIdentityRef
+	klog.FromContext(ctx).Info(fmt.Sprintf("identity %s/%s has successfully been assigned to node %s", id.Namespace, id.Name, a.Spec.NodeName), logkey.Pod, podKey(a).String())
 	e.both(a, corev1.EventTypeNormal, eventApplied,
 		fmt.Sprintf("AzureIdentity %s/%s assigned to node %s for pod %s/%s", id.Namespace, id.Name, a.Spec.NodeName, a.Spec.PodNamespace, a.Spec.Pod))
 }

@@ -18,17 +18,22 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/assign"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
 
 // podReconciler gives each pod the AzureAssignedIdentities that it must have.
 // What these do on Azure is the target reconciler's business.
 type podReconciler struct {
-	world   *world
-	writer  client.Client
-	events  events
-	metrics *metric.MIC
-	start   *start
+	world  *world
+	engine *compute.Engine
+	// departures are what the target controller is about to take off.
+	departures *departures
+	writer     client.Client
+	events     events
+	metrics    *metric.MIC
+	start      *start
 	// unlabelled remembers the pods whose label is gone.
 	unlabelled unlabelled
 	// gates: the condition of the readiness gate is set.
@@ -111,6 +116,9 @@ func (r *podReconciler) apply(ctx context.Context, plan assign.Plan) []error {
 
 func (r *podReconciler) create(ctx context.Context, a *v1.AzureAssignedIdentity) error {
 	started := time.Now()
+	if err := r.settle(ctx, a); err != nil {
+		return err
+	}
 	klog.FromContext(ctx).Info(fmt.Sprintf("creating assigned id %s/%s", a.Namespace, a.Name), logkey.Node, a.Spec.NodeName)
 	err := r.writer.Create(ctx, a)
 	if apierrors.IsAlreadyExists(err) {
@@ -136,6 +144,32 @@ func (r *podReconciler) create(ctx context.Context, a *v1.AzureAssignedIdentity)
 	}
 	r.metrics.AssignedIdentityAdditions.Inc()
 	r.metrics.AssignedIdentityAdditionDuration.Observe(time.Since(started).Seconds())
+	if a.Status.Status == v1.AssignedIDAssigned {
+		r.events.assigned(ctx, a)
+	}
+	return nil
+}
+
+// settle makes a new object one that is Assigned from the beginning if its identity is
+// on the VM already, as that of most pods is: it takes one write and no wait.
+func (r *podReconciler) settle(ctx context.Context, a *v1.AzureAssignedIdentity) error {
+	node, err := r.world.node(ctx, a.Spec.NodeName)
+	if node == nil || err != nil {
+		return err
+	}
+	target, err := targetOf(node)
+	if err != nil {
+		return nil //nolint:nilerr // the target controller says so in the object's status
+	}
+	present := map[string]bool{}
+	if onTarget(a) {
+		key := resourceid.Key(a.Spec.AzureIdentityRef.Spec.ResourceID)
+		// In this order: a pass that ends in between has said what it leaves there.
+		present[key] = r.departures.stays(target.Key(), key) && r.engine.Has(target.Key(), key)
+	}
+	if v := judge(a, target.Name, compute.Result{Present: present}, nil); v.assigned {
+		a.Status, _ = v.status(a.Status, time.Now())
+	}
 	return nil
 }
 

@@ -43,6 +43,8 @@ func TestMIC(t *testing.T) {
 		"a scale set that is being deleted releases its objects":             deletingScaleSet,
 		"an assignment that waits for a missing permission says so and ends": forbidden,
 		"pods that come while a PATCH runs are all in the next one":          coalesced,
+		"a pod whose identity is there already has it at once":               assignedAtOnce,
+		"a pod whose identity is about to go waits until it is back":         comesWhileItGoes,
 		"nothing is written when nothing changes":                            atRest,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -453,6 +455,53 @@ func coalesced(s *scenario) {
 	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 2 {
 		s.t.Errorf("%d PATCHes, want 2", n)
 	}
+}
+
+func assignedAtOnce(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	s.pod("default", "first", "node0", "demo")
+	s.assigned("default/first-default-demo=Assigned")
+	s.pod("default", "second", "node1", "demo")
+	s.assigned("default/first-default-demo=Assigned", "default/second-default-demo=Assigned")
+	s.event("Pod", "second", "binding applied", "node node1")
+	for _, a := range s.all() {
+		// The API server counts how often spec or status were written.
+		writes := map[string]int64{"first": 2, "second": 1}[a.Spec.Pod]
+		if a.Generation != writes {
+			s.t.Errorf("the object of pod %s was written %d times, want %d", a.Spec.Pod, a.Generation, writes)
+		}
+		if c := meta.FindStatusCondition(a.Status.Conditions, v1.ConditionAssigned); c == nil || c.Reason != v1.ReasonAssigned || c.Message != "assigned to pool1" {
+			s.t.Errorf("the object of pod %s has condition %+v", a.Spec.Pod, c)
+		}
+	}
+	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 1 {
+		s.t.Errorf("%d PATCHes, want 1", n)
+	}
+}
+
+func comesWhileItGoes(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo", "demo", "demo")
+	first := s.pod("default", "first", "node0", "demo")
+	s.assigned("default/first-default-demo=Assigned")
+	settings := s.azure.Settings()
+	settings.VMSSOperation = azure.Duration(time.Hour) // until it is completed below
+	check(s.t, s.azure.SetSettings(settings))
+	s.remove(s.t, first)
+	s.eventually("the PATCH that takes the identity off", func() string {
+		if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 2 {
+			return fmt.Sprintf("%d PATCHes", n)
+		}
+		return ""
+	})
+	s.pod("default", "second", "node1", "demo")
+	s.assigned("default/first-default-demo=Unassigned deleting", "default/second-default-demo=Created")
+	settings.VMSSOperation = 0
+	check(s.t, s.azure.SetSettings(settings))
+	s.azure.CompleteOperations()
+	s.assigned("default/second-default-demo=Assigned")
+	s.onPool("demo")
 }
 
 func atRest(s *scenario) {

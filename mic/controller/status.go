@@ -53,11 +53,9 @@ func (w *statusWriter) judged(ctx context.Context, a *v1.AzureAssignedIdentity, 
 	if a.Spec.AzureIdentityRef == nil {
 		return nil
 	}
-	name := a.Spec.AzureIdentityRef.Namespace + "/" + a.Spec.AzureIdentityRef.Name
 	switch {
 	case v.assigned && changed && a.Status.Status != v1.AssignedIDAssigned:
-		w.events.applied(a)
-		klog.FromContext(ctx).Info(fmt.Sprintf("identity %s has successfully been assigned to node %s", name, a.Spec.NodeName), logkey.Pod, podKey(a).String())
+		w.events.assigned(ctx, a)
 	case !v.assigned && !v.unknown && v.reason != v1.ReasonPending && (changed || v.attempted):
 		w.events.applyError(a, v.message, v.requestID)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,6 +43,8 @@ type targetReconciler struct {
 	events  events
 	metrics *metric.MIC
 	start   *start
+	// departures are told to the pod controller.
+	departures *departures
 }
 
 // Reconcile implements reconcile.TypedReconciler.
@@ -55,6 +56,8 @@ func (r *targetReconciler) Reconcile(ctx context.Context, p place) (reconcile.Re
 		return reconcile.Result{}, r.withoutTarget(ctx, p.node)
 	}
 	started := time.Now()
+	r.departures.begin(p.target)
+	defer r.departures.end(p.target)
 	nodes, err := r.world.nodesOf(ctx, p.target)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -67,13 +70,14 @@ func (r *targetReconciler) Reconcile(ctx context.Context, p place) (reconcile.Re
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	request, err := r.request(ctx, target, nodes, assigned)
+	request, going, err := r.request(ctx, target, nodes, assigned)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	r.departures.decided(p.target, going)
 	// An object that cannot be written, such as an old one that breaks a rule of
 	// today, must not hold up the others of its target.
-	announcing := r.announceRemovals(ctx, request, assigned)
+	announcing := r.announceRemovals(ctx, going, assigned)
 	result, failure := r.engine.Reconcile(ctx, request)
 	err = errors.Join(announcing, r.report(ctx, target, assigned, result, failure))
 	r.metrics.Cycles.Inc()
@@ -103,40 +107,51 @@ func (r *targetReconciler) assignedOn(ctx context.Context, nodes []corev1.Node) 
 	return all, nil
 }
 
-// request says what shall be on a target. Before anything is taken off, the
+// request says what shall be on a target, and what is about to be taken off, by
+// resourceid.Key; nil means that nobody knows. Before anything is taken off, the
 // pods themselves are asked: an assigned identity that somebody deleted by hand
 // is about to be made again. They are asked before anything is put on, too: of many
 // that come at once the first assigned identity is written long before the last, and
 // one PATCH can carry what all of them need.
-func (r *targetReconciler) request(ctx context.Context, target resourceid.Compute, nodes []corev1.Node, assigned []*v1.AzureAssignedIdentity) (compute.Request, error) {
-	request := compute.Request{Target: target, Prune: true}
+func (r *targetReconciler) request(ctx context.Context, target resourceid.Compute, nodes []corev1.Node, assigned []*v1.AzureAssignedIdentity) (request compute.Request, going map[string]bool, err error) {
+	request = compute.Request{Target: target, Prune: true}
 	uninstalling, err := r.world.uninstalling(ctx)
-	if uninstalling || err != nil {
-		return request, err
+	if err != nil {
+		return request, nil, err
 	}
-	surplus, recorded, unread := r.engine.Ledger(ctx, target)
+	added, recorded, unread := r.engine.Ledger(ctx, target)
 	news := false
 	for _, a := range assigned {
-		if id := a.Spec.AzureIdentityRef; a.DeletionTimestamp.IsZero() && onTarget(a) {
+		if id := a.Spec.AzureIdentityRef; !uninstalling && a.DeletionTimestamp.IsZero() && onTarget(a) {
 			request.Want = append(request.Want, id.Spec.ResourceID)
 			key := resourceid.Key(id.Spec.ResourceID)
 			news = news || !recorded[key]
-			delete(surplus, key)
+			delete(added, key)
 		}
 	}
 	// The engine will say that the ledger cannot be read; if by then it can, pods
 	// must have been asked.
-	if news || len(surplus) > 0 || unread != nil {
+	if !uninstalling && (news || len(added) > 0 || unread != nil) {
 		soon, keep, err := r.world.neededByPods(ctx, nodes)
 		if err != nil {
-			return request, err
+			return request, nil, err
 		}
 		request.Keep = keep
 		if news {
 			request.Want = append(request.Want, soon...)
 		}
 	}
-	return request, nil
+	if unread != nil {
+		return request, nil, nil //nolint:nilerr // the engine says so, and then takes nothing off
+	}
+	going = map[string]bool{}
+	for key := range added {
+		going[key] = true
+	}
+	for _, id := range request.Keep {
+		delete(going, resourceid.Key(id))
+	}
+	return request, going, nil
 }
 
 // onTarget says whether an assigned identity is one that has to be on the VM.
@@ -147,23 +162,14 @@ func onTarget(a *v1.AzureAssignedIdentity) bool {
 
 // announceRemovals tells NMI to serve no more tokens for what is about to be
 // taken off: that takes a while, and the object stays until it is done.
-func (r *targetReconciler) announceRemovals(ctx context.Context, request compute.Request, assigned []*v1.AzureAssignedIdentity) error {
-	surplus, _, err := r.engine.Ledger(ctx, request.Target)
-	if err != nil {
-		return nil //nolint:nilerr // the engine says so, and then takes nothing off
-	}
-	for _, id := range slices.Concat(request.Want, request.Keep) {
-		delete(surplus, resourceid.Key(id))
-	}
-	var going []*v1.AzureAssignedIdentity
+func (r *targetReconciler) announceRemovals(ctx context.Context, going map[string]bool, assigned []*v1.AzureAssignedIdentity) error {
+	var leaving []*v1.AzureAssignedIdentity
 	for _, a := range assigned {
-		if id := a.Spec.AzureIdentityRef; !a.DeletionTimestamp.IsZero() && id != nil && a.Status.Status != v1.AssignedIDUnassigned {
-			if _, removed := surplus[resourceid.Key(id.Spec.ResourceID)]; removed {
-				going = append(going, a)
-			}
+		if id := a.Spec.AzureIdentityRef; !a.DeletionTimestamp.IsZero() && id != nil && a.Status.Status != v1.AssignedIDUnassigned && going[resourceid.Key(id.Spec.ResourceID)] {
+			leaving = append(leaving, a)
 		}
 	}
-	return r.status.each(ctx, going, r.status.unassigned)
+	return r.status.each(ctx, leaving, r.status.unassigned)
 }
 
 // report writes the outcome to the assigned identities.

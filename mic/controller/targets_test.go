@@ -95,7 +95,7 @@ func TestAnObjectThatCannotBeWrittenHoldsUpNobody(t *testing.T) {
 	metrics := metric.NewMIC(prometheus.NewRegistry())
 	w := &world{cached: c, live: c, namespace: "mic"}
 	r := &targetReconciler{
-		world: w, engine: engine, events: ev, metrics: metrics, start: &start{done: make(chan struct{})},
+		world: w, engine: engine, events: ev, metrics: metrics, start: &start{done: make(chan struct{})}, departures: &departures{},
 		status: &statusWriter{writer: c, events: ev, metrics: metrics, parallel: 2},
 	}
 	close(r.start.done)
@@ -180,7 +180,7 @@ func TestWhatPodsNeedIsPutOnWithTheFirstOfThem(t *testing.T) {
 	}}
 	wants := func(names ...string) {
 		t.Helper()
-		request, err := r.request(t.Context(), target, nodes, assigned)
+		request, _, err := r.request(t.Context(), target, nodes, assigned)
 		check(t, err)
 		got, want := map[string]bool{}, map[string]bool{}
 		for _, id := range request.Want {

@@ -19,6 +19,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
+	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
 
 // indexer gives a fake client the indexes of the caches.
@@ -52,6 +53,7 @@ func fakePods(t *testing.T, funcs interceptor.Funcs, objects ...client.Object) (
 	started := working()
 	return &podReconciler{
 		world: &world{cached: cached, live: live, namespace: "mic"}, writer: live,
+		engine: compute.NewEngine(compute.LedgerStore{}, nil, compute.Options{}), departures: &departures{},
 		events: newEvents(record.NewFakeRecorder(100)), metrics: metric.NewMIC(prometheus.NewRegistry()), start: started, gates: true,
 		reviewInterval: 4 * time.Minute, unknown: unknownRights(),
 	}, server
