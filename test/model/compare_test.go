@@ -98,7 +98,7 @@ func (w *world) differences(ctx context.Context) error {
 		here[name] = on
 		errs = append(errs, err)
 	}
-	return errors.Join(append(errs, w.compareAssigned(ctx, here))...)
+	return errors.Join(append(errs, w.compareAssigned(ctx, here), w.compareTags(ctx), w.compareConditions(ctx))...)
 }
 
 // compareTarget compares what is on a VM or scale set, and returns it without what

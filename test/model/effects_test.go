@@ -37,6 +37,9 @@ func (w *world) effect(o op) error {
 		return w.client.Create(w.ctx, &corev1.Pod{ObjectMeta: meta, Spec: corev1.PodSpec{NodeName: o.a, Containers: []corev1.Container{{Name: "c", Image: "none"}}}})
 	case removePod:
 		return w.remove(w.ctx, &corev1.Pod{ObjectMeta: meta})
+	case endPod:
+		// Without a kubelet it goes on ending until it is removed.
+		return w.client.Delete(w.ctx, &corev1.Pod{ObjectMeta: meta}, client.GracePeriodSeconds(30))
 	case schedulePod:
 		return w.client.SubResource("binding").Create(w.ctx, &corev1.Pod{ObjectMeta: meta}, &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: o.a}})
 	case finishPod:
@@ -113,6 +116,10 @@ func (w *world) identityEffect(o op, meta metav1.ObjectMeta) error {
 func (w *world) azureEffect(o op) error {
 	id := targetIDs[o.on.name]
 	switch o.kind {
+	case permit:
+		return w.azure.Grant(closedRole)
+	case forbid:
+		return w.azure.Revoke(closedRole)
 	case azureMake:
 		_, err := w.azure.PutIdentity(azure.Identity{ID: resourceID(o.on.name)})
 		return err

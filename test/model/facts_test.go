@@ -25,6 +25,8 @@ type facts struct {
 	// for one that was deleted and made again.
 	azure map[string]int
 	made  int
+	// permitted: MIC may assign closed; once: it was allowed to before.
+	permitted, once bool
 	// settled: nothing has happened since the last quiet period.
 	settled bool
 }
@@ -32,6 +34,8 @@ type facts struct {
 type pod struct {
 	node, label string
 	finished    bool
+	// ending: it is being deleted, and keeps what it has.
+	ending bool
 }
 
 type binding struct{ identity, selector string }
@@ -55,7 +59,7 @@ type target struct {
 }
 
 const (
-	// closed is an identity that MIC has no right to assign.
+	// closed is an identity that MIC has no right to assign at first.
 	closed = "closed"
 	// fixed is one that MIC's configuration calls immutable.
 	fixed = "fixed"
@@ -127,9 +131,9 @@ func (f *facts) on(name string) (must, may map[string]bool) {
 	}
 	for r := range wanted {
 		switch {
-		case f.azure[r] != 0 && r != closed, t.foreign[r] != 0:
+		case f.azure[r] != 0 && (r != closed || f.permitted), t.foreign[r] != 0:
 			must[r] = true
-		case t.unsure[r]:
+		case t.unsure[r], r == closed && f.once:
 			may[r] = true
 		}
 	}
@@ -176,6 +180,27 @@ func (f *facts) state(n named, g grant) string {
 		return either
 	}
 	return created
+}
+
+// inUse says whether a pod has an identity, or waits for it.
+func (f *facts) inUse(id named) bool {
+	for n := range f.pods {
+		if f.runs(n) && slices.ContainsFunc(f.grants(n), func(g grant) bool { return g.identity == id }) {
+			return true
+		}
+	}
+	return false
+}
+
+// matched says whether a binding selects a pod that its identity is for.
+func (f *facts) matched(b named) bool {
+	id, exists := f.identities[named{b.namespace, f.bindings[b].identity}]
+	for n, p := range f.pods {
+		if p.label == f.bindings[b].selector && !p.finished && (n.namespace == b.namespace || !exists || !id.namespaced) {
+			return true
+		}
+	}
+	return false
 }
 
 // settle follows who put what on the targets, after each change.

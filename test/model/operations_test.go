@@ -21,12 +21,13 @@ type op struct {
 const (
 	quiet = "quiet" // everything comes to rest, and is compared
 
-	makePod     = "make pod"        // a: node, b: label
-	remakePod   = "remake pod"      // the same, under the name of one that is deleted
-	removePod   = "remove pod"      //
-	schedulePod = "schedule pod"    // a: node
-	finishPod   = "finish pod"      // a: phase
-	labelPod    = "label pod"       // b: label, empty for none
+	makePod     = "make pod"     // a: node, b: label
+	remakePod   = "remake pod"   // the same, under the name of one that is deleted
+	removePod   = "remove pod"   //
+	schedulePod = "schedule pod" // a: node
+	finishPod   = "finish pod"   // a: phase
+	labelPod    = "label pod"    // b: label, empty for none
+	endPod      = "pod begins to end"
 	makeBinding = "make binding"    // a: identity, b: selector
 	editBinding = "edit binding"    // the same
 	dropBinding = "remove binding"  //
@@ -38,6 +39,8 @@ const (
 	dropNode    = "remove node"
 	nameVM      = "set provider ID of node"
 
+	permit      = "MIC may assign what is closed"
+	forbid      = "MIC may not assign what is closed"
 	azureMake   = "make in Azure"
 	azureRemove = "remove in Azure"
 	gone        = "VM or scale set is deleted"
@@ -171,6 +174,15 @@ func (o op) change(f *facts) bool {
 		p := f.pods[o.on]
 		p.label = o.b
 		f.pods[o.on] = p
+	case endPod:
+		p := f.pods[o.on]
+		p.ending = true
+		f.pods[o.on] = p
+		f.settled = settled
+	case permit:
+		f.permitted, f.once = true, true
+	case forbid:
+		f.permitted = false
 	case makeBinding, editBinding:
 		f.bindings[o.on] = binding{identity: o.a, selector: o.b}
 	case dropBinding:
@@ -193,7 +205,10 @@ func (o op) change(f *facts) bool {
 	case azureRemove:
 		delete(f.azure, o.on.name)
 	case deleting:
-		must, _ := f.on(o.on.name)
+		must, may := f.on(o.on.name)
+		for r := range may {
+			t.unsure[r] = true
+		}
 		t.deleting = map[string]int{}
 		for r := range must {
 			t.deleting[r] = f.azure[r]
@@ -229,6 +244,9 @@ func (o op) change(f *facts) bool {
 // possible says whether o can happen. What is done behind MIC's back is done while
 // MIC is at rest, or nobody could say who was first.
 func (o op) possible(f *facts, settled bool) bool {
+	if f.ending() && !slices.Contains([]string{removePod, fault, apiFault, killBefore, killAfter, restart}, o.kind) {
+		return false // what an ending pod still has would depend on what MIC saw in between
+	}
 	p, podThere := f.pods[o.on]
 	_, bindingThere := f.bindings[o.on]
 	_, idThere := f.identities[o.on]
@@ -245,6 +263,12 @@ func (o op) possible(f *facts, settled bool) bool {
 		return podThere && !p.finished && p.node != ""
 	case labelPod:
 		return podThere && p.label != o.b
+	case endPod:
+		return settled && podThere && p.node != "" && !p.finished
+	case permit:
+		return !f.permitted
+	case forbid:
+		return f.permitted
 	case makeBinding:
 		return !bindingThere
 	case editBinding, dropBinding:
@@ -279,16 +303,26 @@ func (o op) possible(f *facts, settled bool) bool {
 	return true
 }
 
+// ending says whether a pod ends.
+func (f *facts) ending() bool {
+	for _, p := range f.pods {
+		if p.ending {
+			return true
+		}
+	}
+	return false
+}
+
 // weights say how often each kind happens.
 var weights = []struct {
 	kind string
 	n    int
 }{
 	{quiet, 14},
-	{makePod, 22}, {remakePod, 5}, {removePod, 8}, {schedulePod, 4}, {finishPod, 3}, {labelPod, 5},
+	{makePod, 22}, {remakePod, 5}, {removePod, 8}, {schedulePod, 4}, {finishPod, 3}, {labelPod, 5}, {endPod, 6},
 	{makeBinding, 9}, {editBinding, 3}, {dropBinding, 3}, {makeID, 9}, {editID, 4}, {remakeID, 2}, {dropID, 2},
 	{makeNode, 3}, {dropNode, 2}, {nameVM, 1},
-	{azureMake, 2}, {azureRemove, 2}, {gone, 1}, {back, 2}, {deleting, 1}, {addBehind, 4}, {takeBehind, 4},
+	{permit, 2}, {forbid, 2}, {azureMake, 2}, {azureRemove, 2}, {gone, 1}, {back, 2}, {deleting, 1}, {addBehind, 4}, {takeBehind, 4},
 	{fault, 3}, {apiFault, 1}, {killBefore, 3}, {killAfter, 3}, {restart, 1},
 	{deleteByHnd, 2}, {clearByHand, 2}, {forceByHand, 1},
 }
@@ -320,7 +354,7 @@ func random(r *rand.Rand) op {
 		o.on, o.a = podNames[r.IntN(len(podNames))], one([]string{"Succeeded", "Failed"})
 	case labelPod:
 		o.on, o.b = podNames[r.IntN(len(podNames))], one([]string{"x", "y", ""})
-	case removePod:
+	case removePod, endPod:
 		o.on = podNames[r.IntN(len(podNames))]
 	case makeBinding, editBinding:
 		o.on, o.a, o.b = bindings[r.IntN(len(bindings))], one([]string{"one", "two"}), one(labels)

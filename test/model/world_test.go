@@ -64,6 +64,8 @@ var faults = map[string]azure.Fault{
 	"403 for a scale set":          {Operation: azure.OpVMSSUpdate, Status: 403, Code: "AuthorizationFailed", Message: "no write"},
 	"403 for a VM to be read":      {Operation: azure.OpVMGet, Status: 403, Code: "AuthorizationFailed", Message: "no read"},
 	"400 that names nobody":        {Operation: azure.OpVMSSUpdate, Status: 400, Code: "InvalidParameter", Message: "something is wrong"},
+	"409":                          {Operation: azure.OpVMSSUpdate, Status: 409, Code: "Conflict", Message: "another update is under way"},
+	"409 for a VM":                 {Operation: azure.OpVMUpdate, Status: 409, Code: "OperationNotAllowed", Message: "another update is under way"},
 	"failed operation":             {Operation: azure.OpVMSSUpdate, Async: true, Code: "InternalExecutionError", Message: "an internal error"},
 	"failed operation of a VM":     {Operation: azure.OpVMUpdate, Async: true, Code: "InternalExecutionError", Message: "an internal error"},
 	"lost answer":                  {Operation: azure.OpVMSSUpdate, After: true, Drop: true},
@@ -144,6 +146,9 @@ func startServers(t *testing.T) *server {
 }
 
 const micApp, micPrincipal = "0d0d0d0d-1111-4111-8111-0d0d0d0d0d0d", "0d0d0d0d-2222-4222-8222-0d0d0d0d0d0d"
+
+// closedRole is what permits MIC to assign the identity closed.
+var closedRole = azure.Role{PrincipalID: micPrincipal, Role: azure.RoleManagedIdentityOperator, Scope: "/subscriptions/" + sub + "/resourceGroups/private"}
 
 // seed is Azure at the beginning, as newFacts says.
 func seed() azure.State {
