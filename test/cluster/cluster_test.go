@@ -176,7 +176,7 @@ func TestUnsupportedSaysWhatToDo(t *testing.T) {
 	if err == nil {
 		t.Skip("root on Linux")
 	}
-	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "KUBECONFIG") {
+	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "go test ./...") {
 		t.Errorf("the message does not help: %v", err)
 	}
 }

@@ -35,8 +35,7 @@ var systemPrograms = []program{
 
 // requireRootOnLinux refuses early, before anything is built or changed.
 func requireRootOnLinux(action string) error {
-	const remote = "Use a Linux machine or virtual machine as root, or point KUBECONFIG at an existing cluster:\n" +
-		"the end-to-end tests then use that one (go test ./test/e2e/...). Unit tests need neither: go test ./..."
+	const remote = "Use a Linux machine or virtual machine as root. Unit tests do not need it: go test ./..."
 	if runtime.GOOS != "linux" {
 		return fmt.Errorf("%w: cannot %s on %s: containerd, kubelet and iptables need Linux.\n%s", ErrUnsupported, action, runtime.GOOS, remote)
 	}
