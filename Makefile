@@ -48,16 +48,15 @@ demo: prerequisites ## Start a real node, install the chart, tell the whole stor
 	@$(GO) run ./test/demo --keep=$(if $(filter 0 false no,$(KEEP)),false,true)
 
 .PHONY: test
-test: all-binaries ## Unit tests, tests against a real API server, end-to-end tests on a real node
-	@rm -f $(RESULTS)/unit.json $(RESULTS)/e2e.json
-	@$(MAKE) --no-print-directory -j2 unit e2e # at once: the end-to-end tests mostly wait
+test: all-binaries unit e2e ## Unit tests, tests against a real API server, end-to-end tests on a real node
 	@test/counts.sh $(RESULTS)/unit.json $(RESULTS)/e2e.json
 
 # One build of all that both need takes less time than two. What it is built from is
-# downloaded while packages are installed and the tool that builds it is built.
+# downloaded while packages are installed and what needs no download is built.
 .PHONY: all-binaries
 all-binaries:
-	@for module in kubernetes certmanager; do (cd test/cluster/binaries/$$module && $(GO) mod download) & done; \
+	@$(GO) build std & \
+	for module in kubernetes certmanager; do (cd test/cluster/binaries/$$module && $(GO) mod download) & done; \
 	test/prerequisites.sh && $(localcluster) all-binaries >/dev/null; status=$$?; wait; exit $$status
 
 ##@ Development
