@@ -44,7 +44,11 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			return err
 		}
-		return runWith(ctx, o, clients, redirecttest.NewTables())
+		redirects, err := inTables(o, redirecttest.NewTables())
+		if err != nil {
+			return err
+		}
+		return runWith(ctx, o, clients, redirects)
 	}))
 }
 

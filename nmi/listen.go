@@ -41,14 +41,11 @@ type listening struct {
 	errs    map[string]error // why an address is not listened on
 }
 
-func newListening(address, port string) *listening {
+func newListening(addresses []string) *listening {
 	l := &listening{
-		addresses: []string{net.JoinHostPort(address, port)},
+		addresses: addresses,
 		arriving:  make(chan net.Listener), first: make(chan struct{}),
 		sockets: map[string]net.Listener{}, errs: map[string]error{},
-	}
-	if ip, err := netip.ParseAddr(address); err == nil && !ip.IsLoopback() && !ip.IsUnspecified() {
-		l.addresses = append(l.addresses, net.JoinHostPort(loopback, port))
 	}
 	for _, a := range l.addresses {
 		l.errs[a] = errors.New("not listening yet")
@@ -137,7 +134,11 @@ func (l *listening) openMissing(ctx context.Context) error {
 		if l.has(a) {
 			continue
 		}
-		s, err := new(net.ListenConfig).Listen(ctx, "tcp4", a)
+		network := "tcp4"
+		if ap, err := netip.ParseAddrPort(a); err == nil && ap.Addr().Is6() {
+			network = "tcp6"
+		}
+		s, err := new(net.ListenConfig).Listen(ctx, network, a)
 		if err != nil {
 			err = fmt.Errorf("listening for pods: %w", err)
 			if !errors.Is(err, syscall.EADDRINUSE) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -97,7 +98,7 @@ func all(requirements []corev1.NodeSelectorRequirement, have labels.Set) (bool, 
 // on the node: no NMI will come back, and without one, pods that have nothing to
 // do with us could not reach the instance metadata service. When that is not
 // certain, as when the DaemonSet is gone altogether, the redirect stays.
-func leaveNode(ctx context.Context, client rest.Interface, daemonSet, node string, iptables redirect.IPTables, target redirect.Target) error {
+func leaveNode(ctx context.Context, client rest.Interface, daemonSet, node string, redirects []redirect.Redirect) error {
 	ctx, cancel := context.WithTimeout(ctx, selectedTimeout)
 	defer cancel()
 	namespace, name, _ := strings.Cut(daemonSet, "/")
@@ -124,8 +125,14 @@ func leaveNode(ctx context.Context, client rest.Interface, daemonSet, node strin
 	if selected {
 		return nil
 	}
-	if _, err := redirect.Remove(iptables, target); err != nil {
-		return fmt.Errorf("removing the redirect: %w", err)
+	var errs []error
+	for _, r := range redirects {
+		if _, err := redirect.Remove(r.Tables, r.Target); err != nil {
+			errs = append(errs, fmt.Errorf("removing the redirect: %w", err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	klog.FromContext(ctx).Info("Removed the redirect: this node is no longer one of those that NMI's DaemonSet selects", logkey.Node, node)
 	return nil

@@ -146,7 +146,7 @@ func TestNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	leave := func(daemonSet string) error {
-		return leaveNode(t.Context(), clients.core, daemonSet, testNode, tables, target)
+		return leaveNode(t.Context(), clients.core, daemonSet, testNode, []redirect.Redirect{{Tables: tables, Target: target}})
 	}
 	check(t, leave("default/nmi"))
 	if !tables.Redirects("10.0.0.1:2579") {

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,7 +16,9 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/server"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/sourceroute"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/token"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/tracing"
 )
 
 // Values of --operation-mode.
@@ -33,6 +37,7 @@ type options struct {
 	listenAddress          string
 	port                   string
 	metadataIP             string
+	metadataIP6            string // new
 	metadataPort           string
 	redirectSeconds        int
 	forceNamespaced        bool
@@ -60,6 +65,9 @@ type options struct {
 	daemonSet    string
 	startupTaint string
 	selfTest     string
+	sourceCheck  string
+	traces       string
+	traceRatio   float64
 	records      bool // with JSON logs
 }
 
@@ -71,9 +79,10 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	o.AddFlags(fs)
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; default $KUBECONFIG, else the pod's service account")
 	fs.StringVar(&o.node, "node", "", "name of this node")
-	fs.StringVar(&o.listenAddress, "nmi-listen-address", "127.0.0.1", "IPv4 address of this node to listen on and redirect to; 127.0.0.1 is listened on as well")
+	fs.StringVar(&o.listenAddress, "nmi-listen-address", "127.0.0.1", "IPv4 address of this node to listen on and redirect to, or its IPv4 and its IPv6 address separated by a comma; 127.0.0.1 is listened on as well")
 	fs.StringVar(&o.port, "nmi-port", "2579", "port to listen on")
 	fs.StringVar(&o.metadataIP, "metadata-ip", "169.254.169.254", "IPv4 address of the instance metadata service")
+	fs.StringVar(&o.metadataIP6, "metadata-ip6", "", "IPv6 address of the instance metadata service, to be redirected too; empty for none")
 	fs.StringVar(&o.metadataPort, "metadata-port", "80", "port of the instance metadata service")
 	fs.IntVar(&o.redirectSeconds, "ipt-update-interval-sec", 60, "seconds between two looks at the iptables rules")
 	fs.BoolVar(&o.forceNamespaced, "forceNamespaced", false, "confine every identity to pods of its namespace; also $FORCENAMESPACED")
@@ -94,6 +103,9 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.probeSocket, "probe-socket", "", "unix socket, of this container alone, on which the probes are served as well; empty for none")
 	fs.StringVar(&o.daemonSet, "daemonset", "", "namespace/name of NMI's DaemonSet: when that no longer selects this node, the redirect is removed at NMI's end")
 	fs.StringVar(&o.selfTest, "self-test-service-account", "", "namespace/name of the service account of the self-test pods, which ask whether the redirect works; empty for none")
+	fs.StringVar(&o.sourceCheck, "source-address-check", string(sourceroute.Auto), "check that a pod's connection came in by the route to its source address: auto, where the network tells that; on, refusing pods where it does not; off")
+	fs.StringVar(&o.traces, "tracing-endpoint", "", "URL of an OpenTelemetry collector that traces are sent to, by OTLP over HTTP; empty for none")
+	fs.Float64Var(&o.traceRatio, "tracing-sample-ratio", 1, "part of the requests that is traced, from 0 to 1")
 	fs.StringVar(&o.startupTaint, "startup-taint", "", "key of a taint that is taken off this node once NMI is ready; empty for none")
 	fs.IntVar(&o.limits.Connections, "max-connections", server.DefaultLimits.Connections, "connections of all pods together")
 	fs.IntVar(&o.limits.ConnectionsPerPod, "max-connections-per-pod", server.DefaultLimits.ConnectionsPerPod, "connections of one pod, or fewer while many pods hold many; beyond, it gets 429")
@@ -143,10 +155,14 @@ func (o *options) validate() []error {
 	if o.node == "" {
 		errs = append(errs, errors.New("--node: required, the name of this node"))
 	}
-	for _, a := range []struct{ flag, value string }{{"nmi-listen-address", o.listenAddress}, {"metadata-ip", o.metadataIP}} {
-		if ip, err := netip.ParseAddr(a.value); err != nil || !ip.Is4() {
-			bad(a.flag, strconv.Quote(a.value), "must be an IPv4 address")
-		}
+	if ip, err := netip.ParseAddr(o.metadataIP); err != nil || !ip.Is4() {
+		bad("metadata-ip", strconv.Quote(o.metadataIP), "must be an IPv4 address")
+	}
+	if ip, err := netip.ParseAddr(o.metadataIP6); o.metadataIP6 != "" && (err != nil || !ordinaryIPv6(ip)) {
+		bad("metadata-ip6", strconv.Quote(o.metadataIP6), "must be an IPv6 address")
+	}
+	if _, _, err := o.listenAddresses(); err != nil {
+		errs = append(errs, err)
 	}
 	for _, p := range []struct{ flag, value string }{{"nmi-port", o.port}, {"metadata-port", o.metadataPort}} {
 		if err := run.ValidatePort(p.flag, p.value); err != nil {
@@ -179,6 +195,17 @@ func (o *options) validate() []error {
 			bad(flag, strconv.Quote(value), "must be namespace/name")
 		}
 	}
+	if !slices.Contains(sourceroute.Modes, sourceroute.Mode(o.sourceCheck)) {
+		bad("source-address-check", strconv.Quote(o.sourceCheck), "must be auto, on or off")
+	}
+	if o.traces != "" {
+		if _, err := tracing.ParseEndpoint(o.traces); err != nil {
+			errs = append(errs, fmt.Errorf("--tracing-endpoint: %w", err))
+		}
+	}
+	if !(o.traceRatio >= 0 && o.traceRatio <= 1) { // also not NaN
+		bad("tracing-sample-ratio", o.traceRatio, "must be from 0 to 1")
+	}
 	if o.startupTaint != "" {
 		if wrong := validation.IsQualifiedName(o.startupTaint); len(wrong) > 0 {
 			bad("startup-taint", strconv.Quote(o.startupTaint), strings.Join(wrong, "; "))
@@ -199,25 +226,82 @@ func (o *options) validate() []error {
 	return errs
 }
 
-// target is the redirect that the options ask for. Listening on all addresses
-// gives no address to redirect to but the loopback one.
-func (o *options) target() (redirect.Target, error) {
-	metadata, err := netip.ParseAddr(o.metadataIP)
-	if err != nil {
-		return redirect.Target{}, fmt.Errorf("--metadata-ip: %w", err)
+// listenAddresses are the node's addresses to listen on: one of IPv4, and one of IPv6 or
+// an invalid one.
+func (o *options) listenAddresses() (v4, v6 netip.Addr, err error) {
+	bad := false
+	for a := range strings.SplitSeq(o.listenAddress, ",") {
+		ip, wrong := netip.ParseAddr(strings.TrimSpace(a))
+		switch {
+		case wrong == nil && ip.Is4() && !v4.IsValid():
+			v4 = ip
+		case wrong == nil && ordinaryIPv6(ip) && !ip.IsUnspecified() && !ip.IsLoopback() && !v6.IsValid():
+			v6 = ip
+		default:
+			bad = true
+		}
 	}
+	if bad || !v4.IsValid() {
+		return v4, v6, fmt.Errorf("--nmi-listen-address=%q: must be an IPv4 address, or an IPv4 and an IPv6 address separated by a comma", o.listenAddress)
+	}
+	return v4, v6, nil
+}
+
+func ordinaryIPv6(ip netip.Addr) bool { return ip.Is6() && !ip.Is4In6() && ip.Zone() == "" }
+
+// targets are the redirects that the options ask for: that of IPv4, and with an IPv6
+// address of the service one of that. Listening on all addresses gives no address to
+// redirect to but the loopback one. A node without an IPv6 address, on which pods may
+// still have one, redirects to nowhere.
+func (o *options) targets() ([]redirect.Target, error) {
 	metadataPort, err := strconv.ParseUint(o.metadataPort, 10, 16)
 	if err != nil {
-		return redirect.Target{}, fmt.Errorf("--metadata-port: %w", err)
+		return nil, fmt.Errorf("--metadata-port: %w", err)
 	}
-	nmi, err := netip.ParseAddrPort(o.listenAddress + ":" + o.port)
+	port, err := strconv.ParseUint(o.port, 10, 16)
 	if err != nil {
-		return redirect.Target{}, fmt.Errorf("--nmi-listen-address, --nmi-port: %w", err)
+		return nil, fmt.Errorf("--nmi-port: %w", err)
 	}
-	if nmi.Addr().IsUnspecified() {
-		nmi = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), nmi.Port())
+	v4, v6, err := o.listenAddresses()
+	if err != nil {
+		return nil, err
 	}
-	return redirect.Target{Metadata: metadata, MetadataPort: uint16(metadataPort), NMI: nmi}, nil
+	if v4.IsUnspecified() {
+		v4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	if !v6.IsValid() {
+		v6 = redirect.Discard
+	}
+	metadata, err := netip.ParseAddr(o.metadataIP)
+	if err != nil {
+		return nil, fmt.Errorf("--metadata-ip: %w", err)
+	}
+	targets := []redirect.Target{{Metadata: metadata, MetadataPort: uint16(metadataPort), NMI: netip.AddrPortFrom(v4, uint16(port))}}
+	if o.metadataIP6 != "" {
+		metadata, err := netip.ParseAddr(o.metadataIP6)
+		if err != nil {
+			return nil, fmt.Errorf("--metadata-ip6: %w", err)
+		}
+		targets = append(targets, redirect.Target{Metadata: metadata, MetadataPort: uint16(metadataPort), NMI: netip.AddrPortFrom(v6, uint16(port))})
+	}
+	return targets, nil
+}
+
+// listeners are the addresses and ports to listen on for pods and for processes of the
+// node.
+func (o *options) listeners() ([]string, error) {
+	v4, v6, err := o.listenAddresses()
+	if err != nil {
+		return nil, err
+	}
+	all := []string{net.JoinHostPort(v4.String(), o.port)}
+	if !v4.IsLoopback() && !v4.IsUnspecified() {
+		all = append(all, net.JoinHostPort(loopback, o.port))
+	}
+	if v6.IsValid() && o.metadataIP6 != "" {
+		all = append(all, net.JoinHostPort(v6.String(), o.port))
+	}
+	return all, nil
 }
 
 func (o *options) waiting() server.Waiting {

@@ -45,6 +45,10 @@ func TestMistakesAreToldAtOnce(t *testing.T) {
 		"an unknown mode": {
 			args: []string{"--node=n", "--operation-mode=fast"}, want: []string{`--operation-mode="fast": must be standard or managed`},
 		},
+		"an IPv4 address for an IPv6 one, and an unknown check": {
+			args: []string{"--node=n", "--metadata-ip6=169.254.169.254", "--source-address-check=perhaps", "--tracing-endpoint=collector:4317", "--tracing-sample-ratio=NaN"},
+			want: []string{"--metadata-ip6", "--tracing-endpoint", "--tracing-sample-ratio", `--source-address-check="perhaps": must be auto, on or off`},
+		},
 		"a URL for a host": {
 			args: []string{"--node=n", "--allowed-authority-hosts=adfs.example.com,https://x/"}, want: []string{"--allowed-authority-hosts", `"https://x/" is not a host`},
 		},
@@ -77,13 +81,13 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target, err := o.target()
+	targets, err := o.targets()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := redirect.Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("127.0.0.1:2579")}
-	if diff := cmp.Diff(want, target, cmp.Comparer(func(a, b redirect.Target) bool { return a == b })); diff != "" {
-		t.Errorf("target (-want +got):\n%s", diff)
+	want := []redirect.Target{{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("127.0.0.1:2579")}}
+	if diff := cmp.Diff(want, targets, cmp.Comparer(func(a, b redirect.Target) bool { return a == b })); diff != "" {
+		t.Errorf("targets (-want +got):\n%s", diff)
 	}
 	if w := o.waiting(); w != (server.Waiting{Created: 80 * time.Second, Assigned: 20 * time.Second}) {
 		t.Errorf("waiting %+v", w)
@@ -122,8 +126,48 @@ func TestListenOnAllAddresses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if target, err := o.target(); err != nil || target.NMI.String() != "127.0.0.1:2579" {
-		t.Errorf("redirect to %s, %v", target.NMI, err)
+	if targets, err := o.targets(); err != nil || len(targets) != 1 || targets[0].NMI.String() != "127.0.0.1:2579" {
+		t.Errorf("redirects %v, %v", targets, err)
+	}
+}
+
+// TestFamilies: with the address of the node's other family, as its status lists them,
+// and with an IPv6 address of the service.
+func TestFamilies(t *testing.T) {
+	const v4, v6, service = "10.0.0.4", "fd00::4", "fd00:a9fe::254"
+	for name, tc := range map[string]struct {
+		args               []string
+		targets, listeners string
+	}{
+		"IPv4 alone":                            {[]string{v4}, "10.0.0.4:2579", "10.0.0.4:2579 127.0.0.1:2579"},
+		"both, no IPv6 address of the service":  {[]string{v4 + "," + v6}, "10.0.0.4:2579", "10.0.0.4:2579 127.0.0.1:2579"},
+		"both":                                  {[]string{v4 + "," + v6, service}, "10.0.0.4:2579 [fd00::4]:2579", "10.0.0.4:2579 127.0.0.1:2579 [fd00::4]:2579"},
+		"both, IPv6 first":                      {[]string{v6 + ", " + v4, service}, "10.0.0.4:2579 [fd00::4]:2579", "10.0.0.4:2579 127.0.0.1:2579 [fd00::4]:2579"},
+		"a node without IPv6 redirects nowhere": {[]string{v4, service}, "10.0.0.4:2579 [100::1]:2579", "10.0.0.4:2579 127.0.0.1:2579"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, err := parse(t, nil, "--node=n", "--nmi-listen-address="+tc.args[0], "--metadata-ip6="+strings.Join(tc.args[1:], ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			targets, err := o.targets()
+			var to []string
+			for _, t := range targets {
+				to = append(to, t.NMI.String())
+			}
+			if got := strings.Join(to, " "); err != nil || got != tc.targets {
+				t.Errorf("redirects to %s, %v", got, err)
+			}
+			listeners, err := o.listeners()
+			if got := strings.Join(listeners, " "); err != nil || got != tc.listeners {
+				t.Errorf("listens on %s, %v", got, err)
+			}
+		})
+	}
+	for _, address := range []string{"", v6, v4 + "," + v4, v4 + "," + v6 + "," + v6, v4 + ",::1", v4 + ",fe80::1%eth0", v4 + ",::ffff:10.0.0.4"} {
+		if _, err := parse(t, nil, "--node=n", "--nmi-listen-address="+address); err == nil || !strings.Contains(err.Error(), "--nmi-listen-address") {
+			t.Errorf("%q: %v", address, err)
+		}
 	}
 }
 

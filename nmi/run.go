@@ -3,13 +3,17 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
@@ -21,6 +25,8 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/server"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/sourceroute"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/tracing"
 )
 
 // serve checks what the node is like, then runs NMI until ctx ends.
@@ -30,7 +36,7 @@ func serve(ctx context.Context, o *options) error {
 	if err := checkNetworkPlugin(o.kubeletConfig, o.allowKubenet); err != nil {
 		return err
 	}
-	iptables, err := redirect.NewIPTables()
+	redirects, err := newRedirects(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -38,16 +44,15 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	return runWith(ctx, o, clients, iptables)
+	return runWith(ctx, o, clients, redirects)
 }
 
 // runWith wires the parts and runs them.
-func runWith(ctx context.Context, o *options, clients clients, iptables redirect.IPTables) error {
-	target, err := o.target()
+func runWith(ctx context.Context, o *options, clients clients, redirects []redirect.Redirect) error {
+	addresses, err := o.listeners()
 	if err != nil {
 		return err
 	}
-	warnOfLoopback(ctx, target.NMI.Addr().IsLoopback())
 	registry := metric.NewRegistry()
 	metrics := metric.NewNMI(registry)
 
@@ -67,10 +72,21 @@ func runWith(ctx context.Context, o *options, clients clients, iptables redirect
 	fetching, stopFetching := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopFetching()
 	metadata := &url.URL{Scheme: "http", Host: net.JoinHostPort(o.metadataIP, o.metadataPort)}
-	tokens, err := newTokens(fetching, o, metadata, clients, metrics)
+	tracer, stopTracing, err := startTracing(ctx, o)
 	if err != nil {
 		return err
 	}
+	defer stopTracing()
+	tokens, err := newTokens(fetching, o, metadata, clients, metrics, tracer)
+	if err != nil {
+		return err
+	}
+
+	checkSource, closeCheck, err := sourceCheck(o, metrics)
+	if err != nil {
+		return err
+	}
+	defer closeCheck()
 
 	var selfTest types.NamespacedName
 	selfTest.Namespace, selfTest.Name, _ = strings.Cut(o.selfTest, "/")
@@ -79,16 +95,21 @@ func runWith(ctx context.Context, o *options, clients clients, iptables redirect
 		MICNamespace: o.micNamespace, MICServiceAccount: o.micServiceAccount,
 		BlockInstanceMetadata: o.blockInstance, MetadataHeaderRequired: o.metadataHeaderRequired,
 		SetRetryAfter: o.setRetryAfter, HostToken: o.hostToken, Limits: o.limits, Node: o.node, SelfTest: selfTest, Records: o.records,
+		CheckSource: checkSource, Tracer: tracer,
 	}, index, tokens.source, metrics, tokens.passing)
 
 	metric.RegisterConnections(registry, answers.Connections)
 
 	hooks := redirect.Hooks{Repaired: metrics.RedirectRepairs.Inc}
 	if o.conntrackDeletion {
-		hooks.First = func(ctx context.Context) { redirect.CutConnections(ctx, target) }
+		hooks.First = func(ctx context.Context) {
+			for _, r := range redirects {
+				redirect.CutConnections(ctx, r.Target)
+			}
+		}
 	}
-	runner := redirect.NewRunner(iptables, target, time.Duration(o.redirectSeconds)*time.Second, hooks)
-	listening := newListening(o.listenAddress, o.port)
+	runner := redirect.NewRunner(redirects, time.Duration(o.redirectSeconds)*time.Second, hooks)
+	listening := newListening(addresses)
 	listening.dir, listening.ready = o.handoverDir, index.WaitSynced
 	listening.former = func(ctx context.Context) bool { return formerRelease(ctx, o.ProbePort) }
 	marker := newMarker(clients.core, o.micNamespace, o.node, runner)
@@ -167,11 +188,48 @@ func runWith(ctx context.Context, o *options, clients clients, iptables redirect
 	stopFetching()
 	tokens.wait()
 	if o.daemonSet != "" && parent.Err() != nil && !retirement.done() {
-		if err := leaveNode(context.WithoutCancel(parent), clients.core, o.daemonSet, o.node, iptables, target); err != nil {
+		if err := leaveNode(context.WithoutCancel(parent), clients.core, o.daemonSet, o.node, redirects); err != nil {
 			klog.FromContext(parent).Error(err, "Leaving the redirect in place, as an NMI should come back to this node; 'nmi cleanup' removes it")
 		}
 	}
 	return err
+}
+
+// sourceCheck is the check of source addresses that the options ask for, nil for none.
+func sourceCheck(o *options, metrics *metric.NMI) (check func(context.Context, net.Conn) error, done func(), err error) {
+	c, err := sourceroute.New(sourceroute.Mode(o.sourceCheck), func(result string) { metrics.SourceChecks.WithLabelValues(result).Inc() })
+	if c == nil || err != nil {
+		return nil, func() {}, err
+	}
+	return c.Check, func() { _ = c.Close() }, nil
+}
+
+// tracesTimeout bounds the sending of the last traces at NMI's end.
+const tracesTimeout = 3 * time.Second
+
+// startTracing makes the tracer that the options ask for, nil for none.
+func startTracing(ctx context.Context, o *options) (tracer trace.Tracer, stop func(), err error) {
+	if o.traces == "" {
+		return nil, func() {}, nil
+	}
+	transport := &http.Transport{
+		Proxy:           http.ProxyFromEnvironment, // the collector may be anywhere
+		DialContext:     (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		IdleConnTimeout: 90 * time.Second,
+	}
+	tracer, end, err := tracing.Start(ctx, tracing.Options{
+		Endpoint: o.traces, SampleRatio: o.traceRatio, Service: component, Version: version.Version, Node: o.node,
+	}, transport)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--tracing-endpoint: %w", err)
+	}
+	return tracer, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tracesTimeout)
+		defer cancel()
+		if err := end(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "Some traces were not sent")
+		}
+	}, nil
 }
 
 // retirement begins when a successor has taken over.
@@ -215,6 +273,41 @@ func checkNetworkPlugin(file string, allow bool) error {
 		return errors.New("AAD Pod Identity is not supported for Kubenet: pods can spoof each other's address there (CVE-2021-1677); --allow-network-plugin-kubenet=true starts it all the same")
 	}
 	return nil
+}
+
+// newRedirects opens the tables of the kernel for the redirects that the options ask for.
+func newRedirects(ctx context.Context, o *options) ([]redirect.Redirect, error) {
+	targets, err := o.targets()
+	if err != nil {
+		return nil, err
+	}
+	var redirects []redirect.Redirect
+	for _, target := range targets {
+		open := redirect.NewIPTables
+		if target.Metadata.Is6() {
+			if !kernelHasIPv6() {
+				klog.FromContext(ctx).Info("The kernel of this node has no IPv6, so nothing is redirected there", logkey.Address, target.Metadata.String())
+				continue
+			}
+			if target.NMI.Addr() == redirect.Discard {
+				klog.FromContext(ctx).Info("This node has no IPv6 address to redirect to; what pods send to the IPv6 address of the instance metadata service reaches nobody", logkey.Address, target.Metadata.String())
+			}
+			open = redirect.NewIP6Tables
+		}
+		tables, err := open()
+		if err != nil {
+			return nil, err
+		}
+		warnOfLoopback(ctx, target.NMI.Addr() == netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+		redirects = append(redirects, redirect.Redirect{Tables: tables, Target: target})
+	}
+	return redirects, nil
+}
+
+// kernelHasIPv6 says whether there is IPv6 at all; ipv6.disable=1 takes it away.
+func kernelHasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 // warnOfLoopback says what a redirect to 127.0.0.1 needs.

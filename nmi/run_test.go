@@ -28,6 +28,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect/redirecttest"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
@@ -155,7 +156,9 @@ func start(t *testing.T, config *rest.Config, imds string, further ...string) *p
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- runWith(ctx, o, clients, p.tables) }()
+	redirects, err := inTables(o, p.tables)
+	check(t, err)
+	go func() { done <- runWith(ctx, o, clients, redirects) }()
 	stopped := false
 	p.stop = func() error {
 		stopped = true
@@ -170,6 +173,17 @@ func start(t *testing.T, config *rest.Config, imds string, further ...string) *p
 		}
 	})
 	return p
+}
+
+// inTables are the redirects that the options ask for, in tables that are not the
+// machine's.
+func inTables(o *options, tables redirect.IPTables) ([]redirect.Redirect, error) {
+	targets, err := o.targets()
+	var redirects []redirect.Redirect
+	for _, t := range targets {
+		redirects = append(redirects, redirect.Redirect{Tables: tables, Target: t})
+	}
+	return redirects, err
 }
 
 // get asks a port of NMI from an address.
@@ -275,14 +289,18 @@ func TestNMI(t *testing.T) {
 	if answer := <-got; !strings.HasPrefix(answer, "200 ") || !strings.Contains(answer, id.ClientID) {
 		t.Errorf("the waiting request got %s", answer)
 	}
-	_, text, err := p.get("127.0.0.1", p.metrics, "/metrics")
+	// A request is counted after its answer is written.
 	for _, want := range []string{
 		`aadpodidentity_nmi_operations_duration_seconds_count{namespace="default",operation_type="/metadata/identity/oauth2/token",resource="https://vault.azure.net",status_code="200"} 1`,
 		`aadpodidentity_imds_operations_duration_seconds_count{operation_type="adal_token_msi_userassignedid"} 1`,
 	} {
-		if err != nil || !strings.Contains(text, want+"\n") {
-			t.Errorf("metrics lack %s, %v", want, err)
-		}
+		eventually(t, "the metrics count it", func() string {
+			_, text, err := p.get("127.0.0.1", p.metrics, "/metrics")
+			if err != nil || !strings.Contains(text, want+"\n") {
+				return fmt.Sprintf("they lack %s, %v", want, err)
+			}
+			return ""
+		})
 	}
 
 	exception := &v1.AzurePodIdentityException{
@@ -361,7 +379,7 @@ func TestAddressHeldByAnother(t *testing.T) {
 	check(t, err)
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	check(t, err)
-	s := newListening("127.0.0.1", port)
+	s := newListening([]string{"127.0.0.1:" + port})
 	done := make(chan error, 1)
 	go func() { done <- s.run(t.Context()) }()
 	s.tried(t.Context())
@@ -373,7 +391,7 @@ func TestAddressHeldByAnother(t *testing.T) {
 	check(t, <-done)
 	check(t, s.Ready(t.Context()))
 	check(t, opened.Close())
-	if err := newListening("192.0.2.1", port).run(t.Context()); err == nil {
+	if err := newListening([]string{"192.0.2.1:" + port}).run(t.Context()); err == nil {
 		t.Error("an address of another machine is no error")
 	}
 }
@@ -391,7 +409,7 @@ func TestAddressHeldByAFormerRelease(t *testing.T) {
 	defer health.Close()
 	_, port, err := net.SplitHostPort(health.Listener.Addr().String())
 	check(t, err)
-	s := newListening("127.0.0.1", port) // held by the same, for the purpose
+	s := newListening([]string{"127.0.0.1:" + port}) // held by the same, for the purpose
 	s.former = func(ctx context.Context) bool { return formerRelease(ctx, port) }
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

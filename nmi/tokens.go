@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/url"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/version"
@@ -39,7 +41,7 @@ func (t *tokens) wait() {
 
 // newTokens stacks the sources: the version of the credential, the cache, an order
 // among identities, and IMDS or Azure AD.
-func newTokens(ctx context.Context, o *options, metadata *url.URL, c clients, metrics *metric.NMI) (*tokens, error) {
+func newTokens(ctx context.Context, o *options, metadata *url.URL, c clients, metrics *metric.NMI, tracer trace.Tracer) (*tokens, error) {
 	agent := version.UserAgent(component, o.CustomUserAgent)
 	authorities, err := token.NewAuthorities(o.authorityHosts)
 	if err != nil {
@@ -52,10 +54,15 @@ func newTokens(ctx context.Context, o *options, metadata *url.URL, c clients, me
 	secrets := token.NewSecrets(ctx, c.readSecret(func() { metrics.KubernetesAPIErrors.WithLabelValues(metric.OpSecret).Inc() }))
 	all, excepted := budgets()
 	imds := token.NewIMDS(metadata.String(), agent, all.Transport(newTransport(tokenConnections)))
-	cache := token.NewCache(ctx, token.NewFair(token.ByKind{
+	endpoints := token.ByKind{
 		Managed:    token.NewMetered(imds, metrics, metric.OpTokenUserAssigned),
 		Principals: token.NewMetered(token.NewPrincipals(secrets, authorities, agent, aad), metrics, metric.OpToken),
-	}, perIdentity), cachedTokens, func(result string) { metrics.TokenCacheRequests.WithLabelValues(result).Inc() })
+	}
+	if tracer != nil {
+		endpoints.Managed = token.NewTraced(endpoints.Managed, tracer, "IMDS token")
+		endpoints.Principals = token.NewTraced(endpoints.Principals, tracer, "Azure AD token")
+	}
+	cache := token.NewCache(ctx, token.NewFair(endpoints, perIdentity), cachedTokens, func(result string) { metrics.TokenCacheRequests.WithLabelValues(result).Inc() })
 	return &tokens{
 		source:  token.NewVersioned(secrets, cache),
 		passing: excepted.Transport(all.Transport(newTransport(proxyConnections))),

@@ -142,6 +142,7 @@ type NMI struct {
 	Waiters            prometheus.Gauge
 	RedirectRepairs    prometheus.Counter
 	TokenCacheRequests *prometheus.CounterVec // by LabelResult
+	SourceChecks       *prometheus.CounterVec // by LabelResult
 }
 
 // NewNMI registers the metrics of NMI.
@@ -157,8 +158,9 @@ func NewNMI(reg prometheus.Registerer) *NMI {
 		}),
 		RedirectRepairs:    counter("nmi_redirect_repairs_count", "Times the redirect was not as it should be and was mended."),
 		TokenCacheRequests: counterVec("nmi_token_cache_requests_count", "Requests to the token cache: hit, stale (a token that could not be renewed), miss, failure (an error that is kept for seconds).", LabelResult),
+		SourceChecks:       counterVec("nmi_source_checks_count", "Connections of pods by whether they came in from where their source address is: verified, unverifiable, refused.", LabelResult),
 	}
-	reg.MustRegister(m.OperationDuration, m.IMDSDuration, m.IMDSErrors, m.KubernetesAPIErrors, m.Refusals, m.Waiters, m.RedirectRepairs, m.TokenCacheRequests)
+	reg.MustRegister(m.OperationDuration, m.IMDSDuration, m.IMDSErrors, m.KubernetesAPIErrors, m.Refusals, m.Waiters, m.RedirectRepairs, m.TokenCacheRequests, m.SourceChecks)
 	return m
 }
 

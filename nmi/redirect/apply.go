@@ -118,7 +118,9 @@ func deleteAll(t IPTables, r rule) error {
 }
 
 // Remove takes jump and chain away and says whether there was anything. What is
-// not there counts as removed.
+// not there counts as removed. Of the target only the address of the instance metadata
+// service counts, and without that one, what an Ensure that was killed has left of the
+// jump may keep the chain from going.
 func Remove(t IPTables, target Target) (removed bool, err error) {
 	exists, err := t.ChainExists(table, chain)
 	if err != nil {
@@ -127,7 +129,11 @@ func Remove(t IPTables, target Target) (removed bool, err error) {
 	if !exists {
 		return false, nil // and so no rule can jump to it
 	}
-	for _, r := range []rule{jump(), target.standIn()} {
+	jumps := []rule{jump()}
+	if target.Metadata.IsValid() {
+		jumps = append(jumps, target.standIn())
+	}
+	for _, r := range jumps {
 		if err := deleteAll(t, r); err != nil {
 			return false, err
 		}

@@ -16,6 +16,11 @@ var guideTarget = Target{
 	NMI: netip.MustParseAddrPort("10.240.0.34:2579"),
 }
 
+var target6 = Target{
+	Metadata: netip.MustParseAddr("fd00:a9fe::254"), MetadataPort: 80,
+	NMI: netip.MustParseAddrPort("[fd00::4]:2579"),
+}
+
 const (
 	guideRule  = "! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.240.0.34:2579"
 	staleRule  = "! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579"
@@ -155,10 +160,17 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-func TestEnsureRefusesIPv6(t *testing.T) {
-	target := guideTarget
-	target.NMI = netip.MustParseAddrPort("[fd00::1]:2579")
-	if _, err := Ensure(redirecttest.NewTables(), target); err == nil {
-		t.Error("no error")
+func TestEnsureRefusesAMixOfFamilies(t *testing.T) {
+	v4, v6 := guideTarget.NMI, netip.MustParseAddrPort("[fd00::1]:2579")
+	for _, target := range []Target{
+		{Metadata: guideTarget.Metadata, NMI: v6},
+		{Metadata: v6.Addr(), NMI: v4},
+		{Metadata: netip.MustParseAddr("::ffff:169.254.169.254"), NMI: v6},
+		{Metadata: netip.MustParseAddr("fe80::1%eth0"), NMI: v6},
+		{NMI: v4},
+	} {
+		if _, err := Ensure(redirecttest.NewTables(), target); err == nil {
+			t.Errorf("%v: no error", target)
+		}
 	}
 }

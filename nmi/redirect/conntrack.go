@@ -24,7 +24,11 @@ func CutConnections(ctx context.Context, target Target) {
 	defer cancel()
 	log := klog.FromContext(ctx)
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, "conntrack", "-D", "-f", "ipv4", "-p", "tcp",
+	family := "ipv4"
+	if target.Metadata.Is6() {
+		family = "ipv6"
+	}
+	cmd := exec.CommandContext(ctx, "conntrack", "-D", "-f", family, "-p", "tcp",
 		"--orig-dst", target.Metadata.String(), "--dport", strconv.Itoa(int(target.MetadataPort)))
 	cmd.Stderr = &stderr
 	err := cmd.Run()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
 )
 
 // lockTimeout is how many seconds to wait for the lock that all users of
@@ -26,19 +27,31 @@ type IPTables interface {
 
 // NewIPTables finds the iptables of this machine.
 func NewIPTables() (IPTables, error) {
-	t, err := iptables.New(iptables.IPFamily(iptables.ProtocolIPv4), iptables.Timeout(lockTimeout))
+	return newKernel(iptables.ProtocolIPv4, unix.NFPROTO_IPV4)
+}
+
+// NewIP6Tables finds the ip6tables of this machine.
+func NewIP6Tables() (IPTables, error) {
+	return newKernel(iptables.ProtocolIPv6, unix.NFPROTO_IPV6)
+}
+
+// kernel is the iptables of this machine, of one family.
+type kernel struct {
+	*iptables.IPTables
+	family byte
+}
+
+func newKernel(protocol iptables.Protocol, family byte) (IPTables, error) {
+	t, err := iptables.New(iptables.IPFamily(protocol), iptables.Timeout(lockTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("finding iptables: %w", err)
 	}
-	return kernel{t}, nil
+	return kernel{t, family}, nil
 }
 
-// kernel is the iptables of this machine.
-type kernel struct{ *iptables.IPTables }
-
 // Watch implements Noticing.
-func (kernel) Watch(ctx context.Context, changed func(certain bool)) error {
-	return watchKernel(ctx, changed)
+func (k kernel) Watch(ctx context.Context, changed func(certain bool)) error {
+	return watchKernel(ctx, k.family, changed)
 }
 
 // missing says whether an error means that the rule or chain does not exist,

@@ -2,6 +2,8 @@ package redirect
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -26,21 +28,37 @@ func inNewNetwork(t *testing.T) {
 	}
 }
 
-// TestOnTheKernel runs the real iptables, both backends, in a fresh network
-// namespace and compares with the troubleshooting guide's output.
+// family is what the two families differ in.
+type family struct {
+	protocol        iptables.Protocol
+	family          byte
+	target          Target
+	loopback, stale string
+	commands        []string
+}
+
+var families = []family{
+	{iptables.ProtocolIPv4, unix.NFPROTO_IPV4, guideTarget, "127.0.0.1/32", "127.0.0.1:2579", []string{"iptables-nft", "iptables-legacy"}},
+	{iptables.ProtocolIPv6, unix.NFPROTO_IPV6, target6, "::1/128", "[fd00::5]:2579", []string{"ip6tables-nft", "ip6tables-legacy"}},
+}
+
+// TestOnTheKernel runs the real iptables and ip6tables, both backends, in a fresh
+// network namespace and compares with the troubleshooting guide's output.
 func TestOnTheKernel(t *testing.T) {
-	for _, command := range []string{"iptables-nft", "iptables-legacy"} {
-		t.Run(command, func(t *testing.T) { onTheKernel(t, command) })
+	for _, f := range families {
+		for _, command := range f.commands {
+			t.Run(command, func(t *testing.T) { f.onTheKernel(t, command) })
+		}
 	}
 }
 
-func onTheKernel(t *testing.T, command string) {
+func (f family) onTheKernel(t *testing.T, command string) {
 	path, err := exec.LookPath(command)
 	if err != nil {
 		t.Skip("not installed")
 	}
 	inNewNetwork(t)
-	ipt, err := iptables.New(iptables.Path(path), iptables.Timeout(lockTimeout))
+	ipt, err := iptables.New(iptables.IPFamily(f.protocol), iptables.Path(path), iptables.Timeout(lockTimeout))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,15 +72,16 @@ func onTheKernel(t *testing.T, command string) {
 	if out, err := exec.CommandContext(t.Context(), path, "-t", "nat", "-S").CombinedOutput(); err != nil {
 		t.Skipf("the kernel has no nat table for %s: %s", command, out)
 	}
+	service := netip.PrefixFrom(f.target.Metadata, f.target.Metadata.BitLen()).String()
 	run("-N", "KUBE-SERVICES")
 	run("-A", "PREROUTING", "-j", "KUBE-SERVICES")
 
 	check := func(when string) {
 		t.Helper()
-		const guide = `-N aad-metadata
--A aad-metadata ! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.240.0.34:2579
+		guide := fmt.Sprintf(`-N aad-metadata
+-A aad-metadata ! -s %s -d %s -p tcp -m tcp --dport 80 -j DNAT --to-destination %s
 -A aad-metadata -j RETURN
-`
+`, f.loopback, service, f.target.NMI)
 		if diff := cmp.Diff(guide, run("-S", "aad-metadata")); diff != "" {
 			t.Errorf("%s: iptables -t nat -S aad-metadata (-guide +got):\n%s", when, diff)
 		}
@@ -73,7 +92,7 @@ func onTheKernel(t *testing.T, command string) {
 	}
 	ensure := func(when string, wantChanged bool) {
 		t.Helper()
-		changed, err := Ensure(ipt, guideTarget)
+		changed, err := Ensure(ipt, f.target)
 		if err != nil || changed != wantChanged {
 			t.Errorf("%s: changed %v, error %v", when, changed, err)
 		}
@@ -90,13 +109,13 @@ func onTheKernel(t *testing.T, command string) {
 	run("-A", "PREROUTING", "-j", "aad-metadata")
 	run("-A", "PREROUTING", "-j", "aad-metadata")
 	ensure("jump last and doubled", true)
-	run("-R", "aad-metadata", "1", "!", "-s", "127.0.0.1/32", "-d", "169.254.169.254/32", "-p", "tcp", "--dport", "80", "-j", "DNAT", "--to-destination", "127.0.0.1:2579")
+	run("-R", "aad-metadata", "1", "!", "-s", f.loopback, "-d", service, "-p", "tcp", "--dport", "80", "-j", "DNAT", "--to-destination", f.stale)
 	ensure("target of an older release", true)
 
-	if removed, err := Remove(ipt, guideTarget); !removed || err != nil {
+	if removed, err := Remove(ipt, f.target); !removed || err != nil {
 		t.Errorf("removed %v, error %v", removed, err)
 	}
-	if removed, err := Remove(ipt, guideTarget); removed || err != nil {
+	if removed, err := Remove(ipt, f.target); removed || err != nil {
 		t.Errorf("again: removed %v, error %v", removed, err)
 	}
 	if left := run("-S"); strings.Contains(left, "aad-metadata") {

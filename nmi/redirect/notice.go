@@ -28,13 +28,13 @@ const lockFile = "/run/xtables.lock"
 
 // watchKernel follows both backends: another program of the node may use the other
 // one.
-func watchKernel(ctx context.Context, changed func(certain bool)) error {
+func watchKernel(ctx context.Context, family byte, changed func(certain bool)) error {
 	var wg sync.WaitGroup
 	var errs [2]error
 	wg.Go(func() {
 		socket, err := openNetlink()
 		if err == nil {
-			err = watchNetlink(ctx, socket, func() { changed(true) })
+			err = watchNetlink(ctx, socket, family, func() { changed(true) })
 		}
 		errs[0] = err
 	})
@@ -56,9 +56,9 @@ func openNetlink() (*os.File, error) {
 }
 
 // watchNetlink follows what an open socket tells.
-func watchNetlink(ctx context.Context, socket *os.File, changed func()) error {
+func watchNetlink(ctx context.Context, socket *os.File, family byte, changed func()) error {
 	return readAll(ctx, socket, "nf_tables", func(data []byte) {
-		if touchesRedirect(data) {
+		if touchesRedirect(data, family) {
 			changed()
 		}
 	}, changed)
@@ -109,9 +109,9 @@ const (
 )
 
 // touchesRedirect says whether one of the netlink messages is of a change that can
-// break the redirect: of a rule of our chain or of PREROUTING, or of something that
-// goes with one of these or with the whole table. It is pure.
-func touchesRedirect(data []byte) bool {
+// break the redirect of a family: of a rule of our chain or of PREROUTING, or of
+// something that goes with one of these or with the whole table. It is pure.
+func touchesRedirect(data []byte, family byte) bool {
 	for len(data) >= messageHeader {
 		size := int(binary.NativeEndian.Uint32(data))
 		kind := binary.NativeEndian.Uint16(data[4:])
@@ -119,7 +119,7 @@ func touchesRedirect(data []byte) bool {
 			return true // not understood
 		}
 		if kind>>8 == unix.NFNL_SUBSYS_NFTABLES && size >= messageHeader+familyHeader &&
-			data[messageHeader] == unix.NFPROTO_IPV4 && touches(kind&0xff, attributes(data[messageHeader+familyHeader:size])) {
+			data[messageHeader] == family && touches(kind&0xff, attributes(data[messageHeader+familyHeader:size])) {
 			return true
 		}
 		data = data[min(len(data), aligned(size)):]

@@ -63,7 +63,7 @@ func TestTouchesRedirect(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := touchesRedirect(tc.data); got != tc.want {
+			if got := touchesRedirect(tc.data, ip); got != tc.want {
 				t.Errorf("got %v", got)
 			}
 		})
@@ -72,7 +72,7 @@ func TestTouchesRedirect(t *testing.T) {
 
 func FuzzTouchesRedirect(f *testing.F) {
 	f.Add(netlinkMessage(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, map[uint16]string{1: "nat", 2: "aad-metadata"}))
-	f.Fuzz(func(_ *testing.T, data []byte) { touchesRedirect(data) })
+	f.Fuzz(func(_ *testing.T, data []byte) { touchesRedirect(data, unix.NFPROTO_IPV4) })
 }
 
 // noticing are tables that tell of changes.
@@ -109,7 +109,7 @@ func TestRunnerRepairsAtOnceWhenItNotices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNoticing()
 		repairs := 0
-		r := NewRunner(n, guideTarget, time.Hour, Hooks{Repaired: func() { repairs++ }})
+		r := NewRunner([]Redirect{{n, guideTarget}}, time.Hour, Hooks{Repaired: func() { repairs++ }})
 		start(t, r)
 		<-n.ready
 		<-time.After(2 * noticePause)
@@ -145,7 +145,7 @@ func TestOwnUseOfIptablesIsNoNotice(t *testing.T) {
 			}
 			return nil
 		})
-		r := NewRunner(n, guideTarget, time.Hour, Hooks{})
+		r := NewRunner([]Redirect{{n, guideTarget}}, time.Hour, Hooks{})
 		start(t, r)
 		<-n.ready
 		<-time.After(10 * noticePause)
@@ -158,16 +158,22 @@ func TestOwnUseOfIptablesIsNoNotice(t *testing.T) {
 
 // TestKernelTellsOfChanges flushes chains with the real iptables.
 func TestKernelTellsOfChanges(t *testing.T) {
-	path, err := exec.LookPath("iptables-nft")
+	for _, f := range families {
+		t.Run(f.commands[0], f.tellsOfChanges)
+	}
+}
+
+func (f family) tellsOfChanges(t *testing.T) {
+	path, err := exec.LookPath(f.commands[0])
 	if err != nil {
 		t.Skip("not installed")
 	}
 	inNewNetwork(t)
-	ipt, err := iptables.New(iptables.Path(path), iptables.Timeout(lockTimeout))
+	ipt, err := iptables.New(iptables.IPFamily(f.protocol), iptables.Path(path), iptables.Timeout(lockTimeout))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Ensure(ipt, guideTarget); err != nil {
+	if _, err := Ensure(ipt, f.target); err != nil {
 		t.Skipf("the kernel has no nat table: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -177,7 +183,7 @@ func TestKernelTellsOfChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { ended <- watchNetlink(ctx, socket, func() { told <- struct{}{} }) }()
+	go func() { ended <- watchNetlink(ctx, socket, f.family, func() { told <- struct{}{} }) }()
 	for _, args := range [][]string{{"-F", "aad-metadata"}, {"-D", "PREROUTING", "-j", "aad-metadata"}, {"-X", "aad-metadata"}} {
 		if out, err := exec.CommandContext(ctx, path, append([]string{"-t", "nat"}, args...)...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v %s", args, err, out)

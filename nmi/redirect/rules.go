@@ -8,27 +8,48 @@ import (
 )
 
 const (
-	table   = "nat"
-	hook    = "PREROUTING"
-	chain   = "aad-metadata"
-	loopDev = "127.0.0.1/32"
+	table = "nat"
+	hook  = "PREROUTING"
+	chain = "aad-metadata"
 )
 
 // Target is what is redirected, and where to.
 type Target struct {
-	// Metadata is the address of the instance metadata service, an IPv4 address.
+	// Metadata is the address of the instance metadata service.
 	Metadata     netip.Addr
 	MetadataPort uint16
-	// NMI is where NMI listens, an IPv4 address of this node.
+	// NMI is where NMI listens, an address of this node and of the same family.
 	NMI netip.AddrPort
 }
 
+// Redirect is a target in the tables of its family.
+type Redirect struct {
+	Tables IPTables
+	Target Target
+}
+
+// Discard is an address that nothing is behind, of the prefix that RFC 6666 sets aside
+// for that. What is redirected to it reaches nobody.
+var Discard = netip.MustParseAddr("100::1")
+
 // Validate says what is wrong with the target.
 func (t Target) Validate() error {
-	if !t.Metadata.Is4() || !t.NMI.Addr().Is4() {
-		return fmt.Errorf("redirect from %s to %s: both must be IPv4 addresses", t.Metadata, t.NMI.Addr())
+	from, to := t.Metadata, t.NMI.Addr()
+	if !from.IsValid() || from.BitLen() != to.BitLen() || from.Is4In6() || to.Is4In6() || from.Zone() != "" || to.Zone() != "" {
+		return fmt.Errorf("redirect from %s to %s: both must be IPv4 addresses, or both IPv6 addresses", from, to)
 	}
 	return nil
+}
+
+// only is the prefix of one address.
+func only(a netip.Addr) string { return netip.PrefixFrom(a, a.BitLen()).String() }
+
+// loopback is the prefix that processes of the node send from over that interface.
+func (t Target) loopback() string {
+	if t.Metadata.Is4() {
+		return "127.0.0.1/32"
+	}
+	return only(netip.IPv6Loopback())
 }
 
 // rule is a rule without its chain, as arguments of iptables. Its order of
@@ -41,7 +62,7 @@ func (r rule) String() string { return strings.Join(r, " ") }
 func (t Target) rules() []rule {
 	return []rule{
 		{
-			"!", "-s", loopDev, "-d", netip.PrefixFrom(t.Metadata, 32).String(), "-p", "tcp", "-m", "tcp",
+			"!", "-s", t.loopback(), "-d", only(t.Metadata), "-p", "tcp", "-m", "tcp",
 			"--dport", strconv.Itoa(int(t.MetadataPort)), "-j", "DNAT", "--to-destination", t.NMI.String(),
 		},
 		{"-j", "RETURN"},
@@ -54,7 +75,7 @@ func jump() rule { return rule{"-j", chain} }
 // standIn does the work of the jump while the jump is being moved. It differs in
 // its text, so that deleting the one by its text spares the other.
 func (t Target) standIn() rule {
-	return rule{"-d", netip.PrefixFrom(t.Metadata, 32).String(), "-j", chain}
+	return rule{"-d", only(t.Metadata), "-j", chain}
 }
 
 // listed are the rules of a chain in what iptables -S printed of it.

@@ -27,14 +27,14 @@ const (
 	echo = 100 * time.Millisecond
 )
 
-// Runner keeps the redirect in place.
+// Runner keeps the redirect of each family in place. They are in one state: it is that
+// of the worst of them.
 type Runner struct {
-	iptables IPTables
-	target   Target
-	interval time.Duration
-	wake     chan struct{}
-	notices  chan struct{}
-	hooks    Hooks
+	redirects []Redirect
+	interval  time.Duration
+	wake      chan struct{}
+	notices   chan struct{}
+	hooks     Hooks
 
 	mu       sync.Mutex
 	remove   bool
@@ -63,11 +63,11 @@ type Hooks struct {
 	Repaired func()
 }
 
-// NewRunner makes a runner that checks the rules every interval, and when t is
-// Noticing also when somebody has changed them.
-func NewRunner(t IPTables, target Target, interval time.Duration, hooks Hooks) *Runner {
+// NewRunner makes a runner that checks the rules every interval, and when the tables
+// are Noticing also when somebody has changed them.
+func NewRunner(redirects []Redirect, interval time.Duration, hooks Hooks) *Runner {
 	return &Runner{
-		iptables: t, target: target, interval: interval, hooks: hooks,
+		redirects: redirects, interval: interval, hooks: hooks,
 		wake: make(chan struct{}, 1), notices: make(chan struct{}, 1), notify: make(chan struct{}),
 	}
 }
@@ -79,7 +79,11 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if n, ok := r.iptables.(Noticing); ok {
+	for _, one := range r.redirects {
+		n, ok := one.Tables.(Noticing)
+		if !ok {
+			continue
+		}
 		wg.Go(func() {
 			if err := n.Watch(ctx, r.notice); err != nil {
 				klog.FromContext(ctx).Error(err, "Cannot follow all changes of the rules; others are noticed within the interval only", logkey.Duration, r.interval.String())
@@ -130,21 +134,35 @@ func (r *Runner) sinceLook() time.Duration {
 
 // step does once what is wanted now.
 func (r *Runner) step(ctx context.Context) error {
-	log := klog.FromContext(ctx).WithValues(logkey.Chain, chain, logkey.Target, r.target.NMI.String())
 	r.mu.Lock()
 	remove, again := r.remove, r.state == inPlace
 	r.looking = true
 	r.mu.Unlock()
 
+	var errs []error // one family does not hold up the other
+	for _, one := range r.redirects {
+		errs = append(errs, r.bring(ctx, one, remove, again))
+	}
+	err := errors.Join(errs...)
+	if first := r.record(remove, err); first && r.hooks.First != nil {
+		r.hooks.First(ctx)
+	}
+	return err
+}
+
+// bring brings one redirect to the wanted state. Again says that it was in place
+// already.
+func (r *Runner) bring(ctx context.Context, one Redirect, remove, again bool) error {
+	log := klog.FromContext(ctx).WithValues(logkey.Chain, chain, logkey.Target, one.Target.NMI.String())
 	var err error
 	if remove {
 		var had bool
-		if had, err = Remove(r.iptables, r.target); had {
+		if had, err = Remove(one.Tables, one.Target); had {
 			log.Info("Removed the redirect, as the release is being uninstalled")
 		}
 	} else {
 		var changed bool
-		if changed, err = Ensure(r.iptables, r.target); changed && err == nil {
+		if changed, err = Ensure(one.Tables, one.Target); changed && err == nil {
 			log.Info("Set the redirect of the instance metadata service")
 			if again && r.hooks.Repaired != nil {
 				r.hooks.Repaired()
@@ -153,9 +171,6 @@ func (r *Runner) step(ctx context.Context) error {
 	}
 	if err != nil {
 		log.Error(err, "Cannot bring the redirect to the wanted state; trying again")
-	}
-	if first := r.record(remove, err); first && r.hooks.First != nil {
-		r.hooks.First(ctx)
 	}
 	return err
 }

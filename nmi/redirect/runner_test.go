@@ -29,7 +29,7 @@ func start(t *testing.T, r *Runner) {
 func TestRunnerRepairsWithinTheInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := redirecttest.NewTables()
-		r := NewRunner(f, guideTarget, time.Minute, Hooks{})
+		r := NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{})
 		if r.Active() || r.Ready(t.Context()) == nil {
 			t.Error("active or ready before the first run")
 		}
@@ -53,7 +53,7 @@ func TestRunnerTellsTheTruth(t *testing.T) {
 		set := func(err error) { f.Fail(func(string) error { return err }) }
 		set(busy)
 		first := 0
-		r := NewRunner(f, guideTarget, time.Minute, Hooks{First: func(context.Context) { first++ }})
+		r := NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{First: func(context.Context) { first++ }})
 		start(t, r)
 		if err := r.Ready(t.Context()); !errors.Is(err, busy) {
 			t.Errorf("ready: %v", err)
@@ -85,7 +85,7 @@ func TestRunnerLeavesTheRedirectWhenItEnds(t *testing.T) {
 		f := redirecttest.NewTables()
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- NewRunner(f, guideTarget, time.Minute, Hooks{}).Run(ctx) }()
+		go func() { done <- NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{}).Run(ctx) }()
 		synctest.Wait()
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -100,7 +100,7 @@ func TestRunnerLeavesTheRedirectWhenItEnds(t *testing.T) {
 func TestRunnerRemovesAndBringsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := redirecttest.NewTables()
-		r := NewRunner(f, guideTarget, time.Minute, Hooks{})
+		r := NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{})
 		start(t, r)
 		r.SetRemoval(true)
 		if err := r.WaitRemoved(t.Context()); err != nil {
@@ -125,7 +125,7 @@ func TestRunnerRemovesAndBringsBack(t *testing.T) {
 func TestWaitRemovedSaysWhatIsWrong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := redirecttest.NewTables()
-		r := NewRunner(f, guideTarget, time.Minute, Hooks{})
+		r := NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{})
 		start(t, r)
 		busy := errors.New("device or resource busy")
 		f.Fail(func(op string) error {

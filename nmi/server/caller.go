@@ -50,16 +50,29 @@ func fromHost(r *http.Request) bool {
 }
 
 // caller finds the pod that sent a request. It must be the pod of the connection,
-// too: an address can have changed hands since that was opened.
+// too: an address can have changed hands since that was opened. And the connection
+// must have come in from where that pod is.
 func (s *Server) caller(r *http.Request) (podindex.View, error) {
+	var start time.Time
+	if s.o.Tracer != nil {
+		start = time.Now()
+	}
 	v, err := soon(r.Context(), func(ctx context.Context) (podindex.View, error) {
 		return s.pods.WaitByIP(ctx, source(r))
 	})
+	if s.o.Tracer != nil && time.Since(start) > noWait {
+		s.spanSince(r.Context(), spanUnknown, start)
+	}
 	if err != nil {
 		return v, err
 	}
-	if c := connOf(r.Context()); c != nil && !c.belongs(v.Pod.UID) {
-		return podindex.View{}, foreignConnection()
+	if c := connOf(r.Context()); c != nil {
+		if !c.belongs(v.Pod.UID) {
+			return podindex.View{}, foreignConnection()
+		}
+		if err := c.trusted(r.Context(), s.o.CheckSource); err != nil {
+			return podindex.View{}, wrongSource(err)
+		}
 	}
 	return v, nil
 }

@@ -91,6 +91,7 @@ type conn struct {
 	all    *connections
 	origin *origin
 	pod    atomic.Pointer[types.UID]
+	source sourceCheck
 	// idle is since when no request is under way, in nanoseconds of the Unix
 	// epoch; 0 while there is one, or none has come yet.
 	idle  atomic.Int64
@@ -217,6 +218,21 @@ func (c *conn) belongs(pod types.UID) bool {
 
 func (c *conn) bind(pod types.UID) bool {
 	return c.pod.CompareAndSwap(nil, &pod) || *c.pod.Load() == pod
+}
+
+// sourceCheck is the outcome of the check of a connection's source address, which is
+// made when the first request has come from a pod. Requests come one after the other.
+type sourceCheck struct {
+	made bool
+	err  error
+}
+
+// trusted says whether the connection comes from where its source address is.
+func (c *conn) trusted(ctx context.Context, check func(context.Context, net.Conn) error) error {
+	if check != nil && !c.source.made {
+		c.source = sourceCheck{made: true, err: check(ctx, c.Conn)}
+	}
+	return c.source.err
 }
 
 // follow keeps note of when the connection was last in use; it is the server's

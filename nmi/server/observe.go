@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"k8s.io/klog/v2"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -41,6 +42,11 @@ func (s *Server) observe(w http.ResponseWriter, r *http.Request, serve func(http
 	n := &note{route: rt}
 	r = r.WithContext(context.WithValue(r.Context(), noteKey{}, n))
 	rec := &recorder{ResponseWriter: w}
+	if s.o.Tracer != nil {
+		var span trace.Span
+		r, span = s.startSpan(r, n.route)
+		defer func() { endSpan(span, rec.status, r, n) }()
+	}
 	defer s.record(rec, r, n, time.Now())
 	if err := serve(rec, r, n); err != nil {
 		n.err = err
@@ -115,17 +121,8 @@ func (s *Server) decision(status int, r *http.Request, n *note, took time.Durati
 			return
 		}
 	}
-	outcome := outcomePassed
-	switch {
-	case status == statusClientGone:
-		outcome = outcomeLeft
-	case n.err != nil:
-		outcome = reasonFor(n.err, status)
-	case n.identity != nil:
-		outcome = outcomeToken
-	}
 	log = log.WithValues(logkey.Pod, n.podName(), logkey.Source, source(r).String(), logkey.Operation, n.route.String(),
-		logkey.Status, status, logkey.Outcome, outcome, logkey.Duration, took.String())
+		logkey.Status, status, logkey.Outcome, n.outcome(status), logkey.Duration, took.String())
 	if n.resource != "" {
 		log = log.WithValues(logkey.Resource, harmless(n.resource))
 	}
@@ -139,6 +136,19 @@ func (s *Server) decision(status int, r *http.Request, n *note, took time.Durati
 		log = log.WithValues(logkey.RequestID, harmless(id))
 	}
 	log.Info("Decision")
+}
+
+// outcome is what came of a request.
+func (n *note) outcome(status int) string {
+	switch {
+	case status == statusClientGone:
+		return outcomeLeft
+	case n.err != nil:
+		return reasonFor(n.err, status)
+	case n.identity != nil:
+		return outcomeToken
+	}
+	return outcomePassed
 }
 
 func (n *note) podName() string {

@@ -83,6 +83,9 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request) error {
 	defer s.passing.leave(from)
 	r = r.WithContext(ctx)
 	r.Body = http.MaxBytesReader(w, r.Body, maxProxyBody)
+	if s.o.Tracer != nil {
+		defer s.spanSince(ctx, spanPassing, time.Now())
+	}
 	s.forward.ServeHTTP(w, r)
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/sourceroute"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/token"
 )
 
@@ -15,6 +16,7 @@ const (
 	reasonRequests    = "requests"         // more requests under way than a pod may have
 	reasonAddress     = "address_reused"   // a connection of a pod that had the address before
 	reasonUnknownPod  = "unknown_pod"      // nobody knows the source address
+	reasonSource      = "source_route"     // a connection that came in elsewhere than its source address is
 	reasonUnassigned  = "not_assigned"     // no identity for this pod
 	reasonRefused     = "upstream_refused" // the token endpoint says no
 	reasonUnavailable = "upstream_unavailable"
@@ -52,12 +54,22 @@ func foreignConnection() error {
 	}
 }
 
+// wrongSource is final: another connection of the same client comes in the same way.
+func wrongSource(err error) error {
+	return &apiError{
+		status: http.StatusForbidden, code: "source_not_verified",
+		description: "the source address of the connection cannot be trusted", cause: err,
+	}
+}
+
 // reasonFor is the reason under which an error is counted. It is pure.
 func reasonFor(err error, status int) string {
 	var tok *token.Error
 	switch {
 	case errors.Is(err, errForeignConnection):
 		return reasonAddress
+	case errors.Is(err, sourceroute.ErrSource):
+		return reasonSource
 	case status == http.StatusTooManyRequests:
 		return reasonRequests
 	case errors.As(err, &tok) && tok.Refused:

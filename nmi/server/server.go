@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/lru"
@@ -47,6 +48,11 @@ type Options struct {
 	Node string
 	// SelfTest is the service account of the self-test pods; empty for none.
 	SelfTest types.NamespacedName
+	// CheckSource says whether the source address of a pod's connection is to be
+	// trusted, by an error that is sourceroute.ErrSource if not; nil trusts all.
+	CheckSource func(context.Context, net.Conn) error
+	// Tracer makes spans of requests; nil for none.
+	Tracer trace.Tracer
 	// Records writes a record of each request to the log whatever the verbosity.
 	Records bool
 }

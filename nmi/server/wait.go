@@ -72,6 +72,9 @@ func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*
 			waiting = s.metrics.Waiters
 			waiting.Inc()
 			defer waiting.Dec()
+			if s.o.Tracer != nil {
+				defer s.spanSince(ctx, spanWaiting, time.Now())
+			}
 		}
 		select {
 		case <-changed:

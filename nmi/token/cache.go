@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"k8s.io/klog/v2"
 )
 
@@ -114,7 +115,7 @@ func (c *Cache) Token(ctx context.Context, req Request) (Token, error) {
 	cached, ok := c.tokens.get(key)
 	if ok && now.Before(cached.soft) {
 		if !now.Before(cached.renewAt) {
-			c.renew(key, req) //nolint:contextcheck // a renewal outlives the request that starts it
+			c.renew(ctx, key, req)
 		}
 		c.observe(ResultHit)
 		note(ctx, ResultHit, cached.token, nil)
@@ -129,7 +130,7 @@ func (c *Cache) Token(ctx context.Context, req Request) (Token, error) {
 // nearItsEnd gives a new token in place of one that is about to expire, or that
 // one: short-lived is better than none during an outage.
 func (c *Cache) nearItsEnd(ctx context.Context, key Key, req Request, cached *entry) (Token, error) {
-	c.renew(key, req) //nolint:contextcheck // a renewal outlives the request that starts it
+	c.renew(ctx, key, req)
 	patience, cancel := context.WithTimeout(ctx, nearExpiryPatience)
 	defer cancel()
 	t, err := c.fetch(patience, key, req)
@@ -149,7 +150,7 @@ func (c *Cache) nearItsEnd(ctx context.Context, key Key, req Request, cached *en
 
 // renew starts a flight in the background unless one is under way, or has just
 // failed.
-func (c *Cache) renew(key Key, req Request) {
+func (c *Cache) renew(ctx context.Context, key Key, req Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f, ok := c.flights[key]; ok {
@@ -157,7 +158,7 @@ func (c *Cache) renew(key Key, req Request) {
 		return
 	}
 	if c.failed(key) == nil {
-		c.start(key, req).renewal = true
+		c.start(ctx, key, req).renewal = true
 	}
 }
 
@@ -198,7 +199,7 @@ func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) 
 			note(ctx, ResultFailure, Token{}, err)
 			return Token{}, err
 		}
-		f = c.start(key, req) //nolint:contextcheck // a flight outlives the request that starts it
+		f = c.start(ctx, key, req)
 	}
 	f.waiters++
 	c.mu.Unlock()
@@ -221,9 +222,10 @@ func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) 
 	return Token{}, ctx.Err()
 }
 
-// start begins a flight. The caller holds the lock.
-func (c *Cache) start(key Key, req Request) *flight {
-	ctx, cancel := context.WithTimeout(c.ctx, fetchTimeout)
+// start begins a flight. The caller holds the lock. A flight outlives the request that
+// starts it; it is part of that one's trace.
+func (c *Cache) start(request context.Context, key Key, req Request) *flight {
+	ctx, cancel := context.WithTimeout(trace.ContextWithSpanContext(c.ctx, trace.SpanContextFromContext(request)), fetchTimeout)
 	f := &flight{done: make(chan struct{}), cancel: cancel, ahead: req.Ahead}
 	c.flights[key] = f
 	c.running.Go(func() {

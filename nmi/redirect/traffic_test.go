@@ -1,0 +1,126 @@
+package redirect
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
+)
+
+// TestNoWayAroundByIPv6: a pod of a node with both families, and a service that has an
+// address of both, reaches NMI or nobody.
+func TestNoWayAroundByIPv6(t *testing.T) {
+	node, pod := netns.New(t), netns.New(t)
+	node.Run(t, `
+		ip link set lo up
+		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+		ip addr add 169.254.169.254/32 dev lo
+		ip addr add fd00:a9fe::254/128 dev lo nodad
+		ip addr add 10.0.0.4/32 dev lo
+		ip addr add fd00::4/128 dev lo nodad
+		ip link add v type veth peer name eth0 netns `+pod.Path+`
+		ip link set v up addrgenmode none
+		ip addr add fe80::1/64 dev v nodad
+		ip route add 10.1.0.2/32 dev v
+		ip route add fd00:1::2/128 dev v`)
+	pod.Run(t, `
+		ip link set lo up
+		ip addr add 10.1.0.2/32 dev eth0
+		ip addr add fd00:1::2/128 dev eth0 nodad
+		ip link set eth0 up
+		ip route add default via 10.0.0.4 dev eth0 onlink
+		ip -6 route add default via fe80::1 dev eth0`)
+	v4 := Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("10.0.0.4:2579")}
+	var tables4, tables6 IPTables
+	node.In(func() {
+		var err4, err6 error
+		tables4, err4 = NewIPTables()
+		tables6, err6 = NewIP6Tables()
+		if err := errors.Join(err4, err6); err != nil {
+			t.Skip(err)
+		}
+	})
+	greet(t, node, netip.AddrPortFrom(v4.Metadata, 80), "the service")
+	greet(t, node, netip.AddrPortFrom(target6.Metadata, 80), "the service")
+	stop4, stop6 := greet(t, node, v4.NMI, "NMI"), greet(t, node, target6.NMI, "NMI")
+	ask := func(service netip.Addr) (answer string, err error) {
+		pod.In(func() {
+			var conn net.Conn
+			d := &net.Dialer{Timeout: time.Minute} // never reached
+			if conn, err = d.DialContext(t.Context(), "tcp", netip.AddrPortFrom(service, 80).String()); err != nil {
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			var data []byte
+			data, err = io.ReadAll(conn)
+			answer = string(data)
+		})
+		return answer, err
+	}
+	expect := func(when string, service netip.Addr, want string) {
+		t.Helper()
+		if got, err := ask(service); err != nil || got != want {
+			t.Errorf("%s: %s is %q, %v", when, service, got, err)
+		}
+	}
+	ensure := func(tables IPTables, target Target) {
+		t.Helper()
+		node.In(func() {
+			if _, err := Ensure(tables, target); err != nil {
+				t.Errorf("redirecting %s: %v", target.Metadata, err)
+			}
+		})
+	}
+	expect("without a redirect", v4.Metadata, "the service")
+	ensure(tables4, v4)
+	expect("with that of IPv4 only", v4.Metadata, "NMI")
+	expect("with that of IPv4 only", target6.Metadata, "the service")
+	ensure(tables6, target6)
+	expect("with both", v4.Metadata, "NMI")
+	expect("with both", target6.Metadata, "NMI")
+	stop4()
+	stop6()
+	for _, service := range []netip.Addr{v4.Metadata, target6.Metadata} {
+		if got, err := ask(service); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("without NMI %s is %q, %v", service, got, err)
+		}
+	}
+	// A node without an IPv6 address has none to redirect to.
+	nowhere := target6
+	nowhere.NMI = netip.AddrPortFrom(Discard, 2579)
+	ensure(tables6, nowhere)
+	if got, err := ask(target6.Metadata); !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.ENETUNREACH) {
+		t.Errorf("redirected to nowhere, %s is %q, %v", target6.Metadata, got, err)
+	}
+}
+
+// greet has a server in a namespace that tells its name, until it is stopped.
+func greet(t *testing.T, n *netns.Namespace, at netip.AddrPort, name string) (stop func()) {
+	t.Helper()
+	var l net.Listener
+	var err error
+	n.In(func() { l, err = new(net.ListenConfig).Listen(t.Context(), "tcp", at.String()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, name)
+			_ = conn.Close()
+		}
+	}()
+	stop = func() { _ = l.Close(); <-done }
+	t.Cleanup(stop)
+	return stop
+}

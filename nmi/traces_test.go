@@ -1,0 +1,70 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+)
+
+// TestTraces: a pod's request arrives at a collector as one trace, down to IMDS.
+func TestTraces(t *testing.T) {
+	c := startCluster(t)
+	id, imds := emulate(t)
+	var mu sync.Mutex
+	var spans []*tracepb.Span
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		var got tracepb.TracesData
+		if err = errors.Join(err, proto.Unmarshal(body, &got)); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, one := range got.GetResourceSpans() {
+			for _, scope := range one.GetScopeSpans() {
+				spans = append(spans, scope.GetSpans()...)
+			}
+		}
+	}))
+	defer collector.Close()
+	p := start(t, c.nmi, imds, "--tracing-endpoint="+collector.URL)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{v1.BindingLabelKey: "sel"}},
+		Spec:       corev1.PodSpec{NodeName: testNode, Containers: []corev1.Container{{Name: "c", Image: "none"}}},
+	}
+	c.create(t, pod)
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: podIP, PodIPs: []corev1.PodIP{{IP: podIP}}}
+	check(t, c.admin.Status().Update(t.Context(), pod))
+	c.create(t, assignedTo("web", id, v1.AssignedIDAssigned))
+	p.answers("with an identity", http.StatusOK, "access_token")
+	if err := p.stop(); err != nil && t.Context().Err() != nil {
+		t.Error(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	var all []string
+	for _, s := range spans {
+		parent := ""
+		for _, p := range spans {
+			if slices.Equal(p.GetSpanId(), s.GetParentSpanId()) && slices.Equal(p.GetTraceId(), s.GetTraceId()) {
+				parent = p.GetName()
+			}
+		}
+		all = append(all, fmt.Sprintf("%s < %s", s.GetName(), parent))
+	}
+	if !slices.Contains(all, "IMDS token < /metadata/identity/oauth2/token") {
+		t.Errorf("spans %q", all)
+	}
+}
