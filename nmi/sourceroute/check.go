@@ -65,7 +65,8 @@ func New(mode Mode, observe func(result string)) (*Checker, error) {
 func (c *Checker) Close() error { return c.routes.close() }
 
 // Check says whether a connection is to be served, by an error that is ErrSource if
-// not. It takes two questions to the kernel, some ten microseconds.
+// not. It takes two questions to the kernel, some tens of microseconds for each
+// connection.
 func (c *Checker) Check(ctx context.Context, conn net.Conn) error {
 	result, why := c.look(conn)
 	if result == ResultUnverifiable && c.mode == On {

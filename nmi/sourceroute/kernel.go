@@ -161,10 +161,14 @@ func readRoute(answer []byte) (route, error) {
 	}, nil
 }
 
+// withoutStatistics is RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h.
+const withoutStatistics = 1 << 3
+
 // device finds an interface by its index.
 func (r *routes) device(index int) (device, error) {
 	message := make([]byte, unix.SizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(message[4:], uint32(index))
+	message = appendAttribute(message, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, withoutStatistics))
 	var found device
 	err := r.ask(unix.RTM_GETLINK, unix.RTM_NEWLINK, message, func(answer []byte) (err error) {
 		found, err = readDevice(answer)

@@ -224,7 +224,7 @@ func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) 
 
 // start begins a flight. The caller holds the lock. A flight outlives the request that
 // starts it; it is part of that one's trace.
-func (c *Cache) start(request context.Context, key Key, req Request) *flight {
+func (c *Cache) start(request context.Context, key Key, req Request) *flight { //nolint:contextcheck // see above
 	ctx, cancel := context.WithTimeout(trace.ContextWithSpanContext(c.ctx, trace.SpanContextFromContext(request)), fetchTimeout)
 	f := &flight{done: make(chan struct{}), cancel: cancel, ahead: req.Ahead}
 	c.flights[key] = f

@@ -50,7 +50,7 @@ func TestFlightIsPartOfTheTrace(t *testing.T) {
 			}
 			var attributes []string
 			for _, a := range spans[0].Attributes() {
-				attributes = append(attributes, fmt.Sprintf("{%s %s}", a.Key, a.Value.Emit()))
+				attributes = append(attributes, fmt.Sprintf("{%s %s}", a.Key, a.Value.String()))
 			}
 			if got := fmt.Sprint(spans[0].Status().Code, " ", attributes); got != tc.want {
 				t.Errorf("got %s, want %s", got, tc.want)
