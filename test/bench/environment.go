@@ -19,6 +19,7 @@ const chart = "charts/aad-pod-identity"
 // environment is what all scenarios use: a scratch directory and the binaries.
 type environment struct {
 	dir, assets string
+	churn       time.Duration // that pods come and go for
 }
 
 // command runs a program to its end and returns what it printed.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/go-logr/logr"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -34,6 +35,11 @@ func scenarios() []scenario {
 		{"mic-burst", micScenario(burstSets, slowWrites, micBurst)},
 		{"mic-scale", micScenario(scaleSets, slowWrites, micScale)},
 		{"mic-growth", micScenario(growthSets, slowWrites, micGrowth)},
+		nmiScenario("nmi-throughput"),
+		nmiScenario("nmi-cold"),
+		nmiScenario("nmi-wake"),
+		nmiScenario("nmi-memory"),
+		nmiScenario("nmi-churn"),
 	}
 }
 
@@ -48,9 +54,22 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] { // what this program starts of itself
+		case insideCommand:
+			return insideMain(ctx, args[1:])
+		case loadCommand:
+			return loadMain(ctx, args[1:], os.Stdout)
+		case bareCommand:
+			return bareMain(ctx, args[1:])
+		case churnCommand:
+			return churnMain(ctx, os.Stdin, os.Stdout)
+		}
+	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	only := fs.String("only", "", "comma-separated scenarios to run, or the words before their hyphens; empty: all")
 	assets := fs.String("assets", os.Getenv("KUBEBUILDER_ASSETS"), "directory of etcd, kube-apiserver and helm")
+	churn := fs.Duration("churn", 2*time.Minute, "how long nmi-churn takes")
 	out := fs.String("out", "test/bench/results.json", "file for the results")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -70,7 +89,7 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("making a working directory: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	e := &environment{dir: dir, assets: *assets}
+	e := &environment{dir: dir, assets: *assets, churn: *churn}
 	var results []Result
 	for _, s := range all {
 		fmt.Printf("bench: %s\n", s.name)

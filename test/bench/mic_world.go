@@ -65,12 +65,25 @@ type micWorld struct {
 
 // newMICWorld starts API server and emulator with the given number of scale sets.
 // MIC is not running yet.
-func newMICWorld(ctx context.Context, e *environment, sets int, settings azure.Settings) (_ *micWorld, err error) {
+func newMICWorld(ctx context.Context, e *environment, sets int, settings azure.Settings) (*micWorld, error) {
+	w, err := newCloud(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	w.sets = sets
+	if err := w.fillAzure(ctx, settings); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	return w, nil
+}
+
+// newCloud starts API server and emulator, and there is nothing in them.
+func newCloud(ctx context.Context, e *environment, emulator ...string) (_ *micWorld, err error) {
 	if e.assets == "" {
 		return nil, errors.New("--assets: needs the directory of etcd and kube-apiserver")
 	}
 	log.SetLogger(logr.Discard()) // or envtest complains
-	w := &micWorld{e: e, sets: sets}
+	w := &micWorld{e: e}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -83,10 +96,7 @@ func newMICWorld(ctx context.Context, e *environment, sets int, settings azure.S
 	if err := w.connect(); err != nil {
 		return nil, err
 	}
-	if err := w.startEmulator(ctx); err != nil {
-		return nil, err
-	}
-	return w, w.fillAzure(ctx, settings)
+	return w, w.startEmulator(ctx, emulator...)
 }
 
 func (w *micWorld) connect() error {
@@ -120,7 +130,7 @@ func (w *micWorld) connect() error {
 	return nil
 }
 
-func (w *micWorld) startEmulator(ctx context.Context) error {
+func (w *micWorld) startEmulator(ctx context.Context, further ...string) error {
 	binary, err := w.e.build(ctx, "./test/azure/emulator")
 	if err != nil {
 		return err
@@ -133,7 +143,7 @@ func (w *micWorld) startEmulator(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.emulator, err = w.e.start(ctx, binary, "--listen=127.0.0.1:"+listen, "--control=127.0.0.1:"+control, "--quiet"); err != nil {
+	if w.emulator, err = w.e.start(ctx, binary, append(further, "--listen=127.0.0.1:"+listen, "--control=127.0.0.1:"+control, "--quiet")...); err != nil {
 		return err
 	}
 	w.control = azure.NewControl("http://127.0.0.1:" + control)

@@ -48,6 +48,16 @@ func (r Result) atMost(goal float64) Result {
 	return r
 }
 
+func (r Result) ratioAtLeast(goal float64) Result {
+	r.Goal, r.Met = fmt.Sprintf("≥ %g of the baseline", goal), r.Ratio >= goal
+	return r
+}
+
+func (r Result) ratioAtMost(goal float64) Result {
+	r.Goal, r.Met = fmt.Sprintf("≤ %g of the baseline", goal), r.Ratio <= goal
+	return r
+}
+
 func writeTable(w io.Writer, results []Result) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "FIGURE\tVALUE\tBASELINE\tRATIO\tGOAL\tMET")

@@ -1,0 +1,329 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+)
+
+const (
+	// churnPods come and go each second.
+	churnPods       = 5
+	churnIdentities = 20
+	// A pod asks for tokens for a time between these two, then its identity is
+	// withdrawn, and withdrawnFor later it is deleted.
+	shortestLife, longestLife = 5 * time.Second, 35 * time.Second
+	withdrawnFor              = time.Second
+	// churnPatience is how long a pod may be without any token.
+	churnPatience = time.Minute
+)
+
+// nmiChurn has pods come and go on a node whose addresses are used again at once,
+// and counts the tokens that are another pod's.
+func nmiChurn(ctx context.Context, w *nmiWorld) ([]Result, error) {
+	ids, err := w.putIdentities(ctx, churnIdentities)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.startNMI(ctx); err != nil {
+		return nil, err
+	}
+	c := &churn{w: w, ids: ids, asking: map[int]*churning{}, last: map[string]int{}}
+	for i := range nmiPods {
+		c.free = append(c.free, podIP(i))
+	}
+	stop, err := c.startPods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Printf("bench: %d pods a second for %s\n", churnPods, w.e.churn)
+	memory, err := c.run(ctx, w.e.churn)
+	if err := errors.Join(err, stop()); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.wrongs) > 0 { // more than a missed goal
+		return nil, fmt.Errorf("%d WRONG TOKENS, the first one: %s", len(c.wrongs), c.wrongs[0])
+	}
+	// The first tenth fills caches and pools.
+	settled := memory[len(memory)/10:]
+	early, late := mean(settled[:max(1, len(settled)/4)]), mean(settled[len(settled)*3/4:])
+	return []Result{
+		figure(fmt.Sprintf("nmi: churn for %s: pods that came and went", w.e.churn), float64(c.pods), ""),
+		figure("nmi: churn: tokens", float64(c.tokens), ""),
+		figure("nmi: churn: tokens of another pod's identity", float64(len(c.wrongs)), "").atMost(0),
+		figure("nmi: churn: pods that got no token", float64(c.without), "").atMost(0),
+		figure("nmi: churn: identity withdrawn to the last request that got its token, at most", float64(c.latest)/float64(time.Millisecond), "ms"),
+		figure("nmi: churn: memory at the end", late, "MiB").against(early).ratioAtMost(1.1),
+	}, nil
+}
+
+func mean(values []float64) float64 {
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(len(values))
+}
+
+// churn is what has come and gone.
+type churn struct {
+	w    *nmiWorld
+	ids  []azure.Identity
+	pods int
+	to   io.Writer // the pods' processes
+
+	mu      sync.Mutex
+	free    []string       // addresses, the one that was freed last at the end
+	last    map[string]int // the identity of the pod that had the address before
+	asking  map[int]*churning
+	tokens  int
+	without int
+	wrongs  []string
+	latest  time.Duration
+}
+
+// churning is a pod.
+type churning struct {
+	id        azure.Identity
+	first     chan struct{} // closed with its first token
+	got       int
+	withdrawn time.Time
+}
+
+// run lets pods come for a time, and returns samples of NMI's memory.
+func (c *churn) run(ctx context.Context, duration time.Duration) (memory []float64, err error) {
+	pods, podsCtx := errgroup.WithContext(ctx)
+	come := time.NewTicker(time.Second / churnPods)
+	defer come.Stop()
+	sample := time.NewTicker(max(time.Second, duration/400))
+	defer sample.Stop()
+	end := time.NewTimer(duration)
+	defer end.Stop()
+	for {
+		select {
+		case <-come.C:
+			n := c.pods
+			c.pods++
+			pods.Go(func() error { return c.pod(podsCtx, n) })
+		case <-sample.C:
+			now, err := c.w.nmi.memory("VmRSS")
+			if err != nil {
+				return nil, err
+			}
+			memory = append(memory, now)
+		case <-end.C:
+			return memory, pods.Wait()
+		case <-podsCtx.Done():
+			return nil, errors.Join(ctx.Err(), pods.Wait())
+		}
+	}
+}
+
+// pod is the life of one pod, as scheduler, kubelet and MIC write it.
+func (c *churn) pod(ctx context.Context, n int) error {
+	name := podName(n)
+	object, err := c.w.clientset.CoreV1().Pods(micNamespace).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: micNamespace, Name: name, Labels: map[string]string{v1.BindingLabelKey: "sel"}},
+		Spec:       corev1.PodSpec{NodeName: nodeName(0), Containers: []corev1.Container{{Name: "c", Image: "none"}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("creating a pod: %w", err)
+	}
+	address, identity, err := c.take()
+	if err != nil {
+		return err
+	}
+	p := &churning{id: c.ids[identity], first: make(chan struct{})}
+	c.mu.Lock()
+	c.asking[n] = p
+	c.mu.Unlock()
+	// Its processes run before its address is reported and its identity assigned.
+	if err := c.tell(churnOrder{Pod: n, Address: address}); err != nil {
+		return err
+	}
+	object.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}, HostIP: nmiNodeIP, HostIPs: []corev1.HostIP{{IP: nmiNodeIP}}}
+	if _, err := c.w.clientset.CoreV1().Pods(micNamespace).UpdateStatus(ctx, object, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("reporting a pod: %w", err)
+	}
+	assigned := assignedIdentity(name, nodeName(0), p.id, v1.AssignedIDCreated)
+	assigned.Annotations = map[string]string{v1.PodUIDAnnotationKey: string(object.UID)}
+	if err := c.w.client.Create(ctx, assigned); err != nil {
+		return fmt.Errorf("assigning an identity: %w", err)
+	}
+	assigned.Status.Status = v1.AssignedIDAssigned
+	if err := c.w.client.Update(ctx, assigned); err != nil {
+		return fmt.Errorf("assigning an identity: %w", err)
+	}
+
+	if err := pause(ctx, shortestLife+rand.N(longestLife-shortestLife)); err != nil { //nolint:gosec // not a secret
+		return err
+	}
+	patience := time.NewTimer(churnPatience)
+	defer patience.Stop()
+	select {
+	case <-p.first:
+	case <-patience.C:
+		c.mu.Lock()
+		c.without++
+		c.mu.Unlock()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	c.mu.Lock()
+	p.withdrawn = time.Now()
+	c.mu.Unlock()
+	if err := c.w.client.Delete(ctx, assigned); err != nil {
+		return fmt.Errorf("withdrawing an identity: %w", err)
+	}
+	if err := pause(ctx, withdrawnFor); err != nil {
+		return err
+	}
+	pods := c.w.clientset.CoreV1().Pods(micNamespace)
+	if err := pods.Delete(ctx, name, *metav1.NewDeleteOptions(30)); err != nil {
+		return fmt.Errorf("deleting a pod: %w", err)
+	}
+	if err := c.tell(churnOrder{Pod: n}); err != nil {
+		return err
+	}
+	// Its address is another pod's before its object is gone.
+	c.mu.Lock()
+	c.free, c.last[address] = append(c.free, address), identity
+	c.mu.Unlock()
+	if err := pause(ctx, rand.N(time.Second)); err != nil { //nolint:gosec // not a secret
+		return err
+	}
+	options := metav1.NewDeleteOptions(0)
+	options.Preconditions = &metav1.Preconditions{UID: &object.UID}
+	if err := pods.Delete(ctx, name, *options); err != nil {
+		return fmt.Errorf("deleting a pod: %w", err)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// take gives a pod the address that was freed last, and another identity than the
+// pod had that had it before.
+func (c *churn) take() (address string, identity int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.free) == 0 {
+		return "", 0, errors.New("no address is free")
+	}
+	address = c.free[len(c.free)-1]
+	c.free = c.free[:len(c.free)-1]
+	identity = (c.last[address] + 1 + rand.IntN(churnIdentities-1)) % churnIdentities //nolint:gosec // not a secret
+	return address, identity, nil
+}
+
+// churnOrder tells the processes of a pod to start, or without an address to end;
+// churnAnswer is what one of its requests got.
+type churnOrder struct {
+	Pod     int
+	Address string `json:",omitempty"`
+}
+
+type churnAnswer struct {
+	Pod      int
+	ClientID string
+	Sent     time.Time
+}
+
+// startPods starts the program that is the pods' processes.
+func (c *churn) startPods(ctx context.Context) (stop func() error, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", podNamespace, self, churnCommand)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("starting the pods' processes: %w", err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("starting the pods' processes: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting the pods' processes: %w", err)
+	}
+	c.to = in
+	read := make(chan error, 1)
+	go func() { read <- c.read(out) }()
+	return func() error {
+		err := errors.Join(in.Close(), <-read)
+		if waited := cmd.Wait(); waited != nil {
+			err = errors.Join(err, fmt.Errorf("the pods' processes: %w", waited))
+		}
+		return err
+	}, nil
+}
+
+func (c *churn) tell(o churnOrder) error {
+	line, err := json.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("encoding an order: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.to.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("telling the pods' processes: %w", err)
+	}
+	return nil
+}
+
+// read judges the tokens that pods got.
+func (c *churn) read(out io.Reader) error {
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		var a churnAnswer
+		if err := json.Unmarshal(bytes.TrimSpace(lines.Bytes()), &a); err != nil {
+			return fmt.Errorf("reading what pods got: %w", err)
+		}
+		c.mu.Lock()
+		p := c.asking[a.Pod]
+		c.tokens++
+		if p.got++; p.got == 1 {
+			close(p.first)
+		}
+		if a.ClientID != p.id.ClientID {
+			c.wrongs = append(c.wrongs, fmt.Sprintf("pod %d, whose identity is %s, got a token of %s", a.Pod, p.id.ClientID, a.ClientID))
+		}
+		if !p.withdrawn.IsZero() {
+			c.latest = max(c.latest, a.Sent.Sub(p.withdrawn))
+		}
+		c.mu.Unlock()
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("reading what pods got: %w", err)
+	}
+	return nil
+}
