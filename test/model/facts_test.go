@@ -29,6 +29,70 @@ type facts struct {
 	permitted, once bool
 	// settled: nothing has happened since the last quiet period.
 	settled bool
+	// recent is what was there since then.
+	recent recent
+}
+
+// recent has all versions of objects since the last quiet period. MIC is told of
+// objects of different kinds in any order, and so may see some of them together that
+// never were.
+type recent struct {
+	pods     map[named]map[pod]bool
+	bindings map[named]map[binding]bool
+	nodes    map[string]map[string]bool
+	// fixed are the identities that were fixed.
+	fixed map[named]bool
+}
+
+func note[K, V comparable](all map[K]map[V]bool, k K, v V) {
+	if all[k] == nil {
+		all[k] = map[V]bool{}
+	}
+	all[k][v] = true
+}
+
+// remember adds what is there now.
+func (f *facts) remember() {
+	r := &f.recent
+	if r.pods == nil {
+		*r = recent{map[named]map[pod]bool{}, map[named]map[binding]bool{}, map[string]map[string]bool{}, map[named]bool{}}
+	}
+	for n, p := range f.pods {
+		note(r.pods, n, p)
+	}
+	for n, b := range f.bindings {
+		note(r.bindings, n, b)
+	}
+	for n, t := range f.nodes {
+		note(r.nodes, n, t)
+	}
+	for n, id := range f.identities {
+		if id.resource == fixed {
+			r.fixed[n] = true
+		}
+	}
+}
+
+// fixedSeen are the targets on which MIC may have seen a pod that needs what is fixed.
+func (f *facts) fixedSeen() map[string]bool {
+	labels, seen := map[string]bool{}, map[string]bool{}
+	for n, versions := range f.recent.bindings {
+		for b := range versions {
+			if f.recent.fixed[named{n.namespace, b.identity}] {
+				labels[b.selector] = true
+			}
+		}
+	}
+	for _, versions := range f.recent.pods {
+		for p := range versions {
+			if labels[p.label] {
+				for t := range f.recent.nodes[p.node] {
+					seen[t] = true
+				}
+			}
+		}
+	}
+	return seen
 }
 
 type pod struct {
@@ -213,9 +277,16 @@ func (f *facts) settle() {
 				delete(t.foreign, r)
 				t.unsure[r] = true
 			}
-			if _, foreign := t.foreign[r]; r == fixed && !foreign && !t.gone && t.deleting == nil {
-				t.unsure[r] = true
-			}
+		}
+	}
+	f.remember()
+	for name := range f.fixedSeen() {
+		t := f.targets[name]
+		if t == nil || t.gone || t.deleting != nil {
+			continue
+		}
+		if _, foreign := t.foreign[fixed]; !foreign {
+			t.unsure[fixed] = true
 		}
 	}
 }
@@ -223,6 +294,8 @@ func (f *facts) settle() {
 // quiet is the end of a quiet period: what is immutable is there for good.
 func (f *facts) quiet() {
 	f.settled = true
+	f.recent = recent{}
+	f.remember()
 	for name, t := range f.targets {
 		if must, _ := f.on(name); must[fixed] && t.deleting == nil && f.azure[fixed] != 0 {
 			t.foreign[fixed] = f.azure[fixed]
