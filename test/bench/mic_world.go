@@ -89,7 +89,11 @@ func newCloud(ctx context.Context, e *environment, emulator ...string) (_ *micWo
 			err = errors.Join(err, w.close())
 		}
 	}()
-	w.env = &envtest.Environment{BinaryAssetsDirectory: e.assets, CRDDirectoryPaths: []string{filepath.Join(chart, "crds")}, ErrorIfCRDPathMissing: true}
+	const patience = 2 * time.Minute // with a machine that does something else as well
+	w.env = &envtest.Environment{
+		BinaryAssetsDirectory: e.assets, CRDDirectoryPaths: []string{filepath.Join(chart, "crds")}, ErrorIfCRDPathMissing: true,
+		ControlPlaneStartTimeout: patience, ControlPlaneStopTimeout: patience,
+	}
 	if _, err := w.env.Start(); err != nil {
 		return nil, fmt.Errorf("starting the API server: %w", err)
 	}

@@ -126,7 +126,7 @@ func median(values []float64) float64 {
 func nmiCold(ctx context.Context, w *nmiWorld) ([]Result, error) {
 	const (
 		requests = 10_000
-		latency  = 5 * time.Second
+		latency  = 20 * time.Second
 	)
 	if err := w.control.SetSettings(ctx, azure.Settings{IMDS: azure.Duration(latency)}); err != nil {
 		return nil, err
@@ -177,7 +177,9 @@ func nmiWake(ctx context.Context, w *nmiWorld) ([]Result, error) {
 		return nil, err
 	}
 	seen := &watched{}
-	if err := seen.follow(ctx, w); err != nil {
+	watching, stop := context.WithCancel(ctx) // or the API server does not end
+	defer stop()
+	if err := seen.follow(watching, w); err != nil {
 		return nil, err
 	}
 	var ours, bare durations

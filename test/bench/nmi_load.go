@@ -17,8 +17,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // loadCommand is the name under which this program is the pods: `ip netns exec`
@@ -31,7 +29,7 @@ type traffic struct {
 	To, Path string
 	// From are the source addresses, which take turns.
 	From []string
-	// Connections are opened first, and then used by one request after the other.
+	// Connections are used by one request after the other.
 	Connections int
 	// Requests of each connection; 0 goes on for Seconds.
 	Requests int
@@ -96,45 +94,40 @@ func loadMain(ctx context.Context, args []string, out io.Writer) error {
 	return json.NewEncoder(out).Encode(r)
 }
 
-// run opens all connections, then sends requests on all of them at once.
+// run opens connections, and sends requests on each: for a number of requests as
+// soon as it is open, since NMI waits for a request for some seconds only, and for
+// some time once all are.
 func (l traffic) run(ctx context.Context) (trafficResult, error) {
 	const dialers = 64
-	conns := make([]net.Conn, l.Connections)
-	defer func() {
-		for _, c := range conns {
-			if c != nil {
-				_ = c.Close()
-			}
-		}
-	}()
-	g, dialing := errgroup.WithContext(ctx)
-	g.SetLimit(dialers)
-	for i := range conns {
-		g.Go(func() error {
-			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(l.From[i%len(l.From)])}}
-			var err error
-			conns[i], err = d.DialContext(dialing, "tcp", l.To)
-			return err
-		})
+	dialing := make(chan struct{}, dialers)
+	dial := func(i int) (net.Conn, error) {
+		dialing <- struct{}{}
+		defer func() { <-dialing }()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(l.From[i%len(l.From)])}}
+		return d.DialContext(ctx, "tcp", l.To)
 	}
-	if err := g.Wait(); err != nil {
-		return trafficResult{}, fmt.Errorf("connecting: %w", err)
-	}
-
 	request := []byte("GET " + l.Path + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nUser-Agent: bench\r\n\r\n")
 	var mu sync.Mutex
 	var r trafficResult
 	var took durations
 	begin := make(chan struct{})
-	var running sync.WaitGroup
+	var open, running sync.WaitGroup
 	deadline := time.Time{}
-	for _, c := range conns {
+	open.Add(l.Connections)
+	started := time.Now()
+	for i := range l.Connections {
 		running.Go(func() {
-			reader := bufio.NewReader(c)
 			var mine durations
-			var failure error
 			var body []byte
-			<-begin
+			c, failure := dial(i)
+			open.Done()
+			if failure == nil {
+				defer func() { _ = c.Close() }()
+			}
+			reader := bufio.NewReader(c)
+			if l.Requests == 0 {
+				<-begin
+			}
 			for n := 0; ctx.Err() == nil && failure == nil; n++ {
 				if l.Requests > 0 && n == l.Requests || l.Requests == 0 && time.Now().After(deadline) {
 					break
@@ -152,7 +145,7 @@ func (l traffic) run(ctx context.Context) (trafficResult, error) {
 			defer mu.Unlock()
 			took = append(took, mine...)
 			r.Last = max(r.Last, last)
-			if len(conns) == 1 {
+			if l.Connections == 1 {
 				r.Body = string(body)
 			}
 			if failure != nil {
@@ -162,9 +155,12 @@ func (l traffic) run(ctx context.Context) (trafficResult, error) {
 			}
 		})
 	}
-	started := time.Now()
-	deadline = started.Add(time.Duration(l.Seconds * float64(time.Second)))
-	close(begin)
+	if l.Requests == 0 {
+		open.Wait()
+		started = time.Now()
+		deadline = started.Add(time.Duration(l.Seconds * float64(time.Second)))
+		close(begin)
+	}
 	running.Wait()
 	r.Seconds, r.Answered = time.Since(started).Seconds(), len(took)
 	r.P50, r.P99 = took.percentile(50), took.percentile(99)
