@@ -19,6 +19,8 @@ FUZZTIME ?= 10m
 # HISTORIES is how many random histories make model tries, SEED that of the first.
 HISTORIES ?= 1000
 SEED      ?= 1
+# CHURN is how long pods come and go in make churn and make soak.
+CHURN     ?= 5m
 
 # One way to build for everything, so that the build cache serves images, tests
 # and linters alike; only the race detector needs cgo.
@@ -89,11 +91,18 @@ e2e: prerequisites $(gotestsum) ## End-to-end tests on the local cluster; RUN=Te
 	@$(gotestsum) --format testname --jsonfile $(RESULTS)/e2e.json -- -count=1 -vet=off -parallel 6 -timeout 40m -run '$(RUN)' ./test/e2e/...
 
 # What reads SOAK, through test/soak.
-SOAKS := TestAppliesDuringRotationAndRestart|TestSelfSignedCertificates|TestProvidedCertificates|TestResourceIDCase|TestManyPods|TestFrozenLeader|TestOutage|TestManagedMode|TestSelfTestAndStartupTaint
+SOAKS := TestAppliesDuringRotationAndRestart|TestSelfSignedCertificates|TestProvidedCertificates|TestResourceIDCase|TestManyPods|TestFrozenLeader|TestOutage|TestManagedMode|TestSelfTestAndStartupTaint|TestRealClients|TestChurn
 
 .PHONY: soak
 soak: ## Tests that the everyday runs shorten, at full size
 	@SOAK=1 $(MAKE) e2e RUN='$(SOAKS)'
+	@CGO_ENABLED=1 SOAK=1 $(GO) test -race -vet=off -count=1 -timeout 2h -run TestNeverTheWrongToken ./nmi/server
+	@$(MAKE) churn
+
+.PHONY: churn
+churn: prerequisites ## Pods come and go on one node for CHURN (5m), and must get their own tokens only
+	@mkdir -p $(RESULTS)
+	@assets=$$($(localcluster) binaries) && $(GO) run ./test/bench --assets="$$assets" --only=nmi-churn --churn=$(CHURN) --out=$(RESULTS)/churn.json
 
 .PHONY: model
 model: prerequisites ## MIC beside a model of it: HISTORIES (1000) random histories from SEED (1), and killed at each of its calls
@@ -101,7 +110,7 @@ model: prerequisites ## MIC beside a model of it: HISTORIES (1000) random histor
 		$(GO) test ./test/model -count=1 -v -timeout 6h -args -histories=$(HISTORIES) -seed=$(SEED) -every=1
 
 .PHONY: bench
-bench: prerequisites ## The figures of the design beside their baselines; ONLY=admission, ONLY=mic or ONLY=mic-burst selects
+bench: prerequisites ## The figures of the design beside their baselines; ONLY=admission, ONLY=mic, ONLY=nmi or ONLY=nmi-wake selects
 	@assets=$$($(localcluster) binaries) && $(GO) run ./test/bench --assets="$$assets" --only='$(ONLY)'
 
 .PHONY: fuzz

@@ -51,7 +51,7 @@ func load(ctx context.Context, o loadOptions, out io.Writer) error {
 			pause := time.NewTicker(o.pause)
 			defer pause.Stop()
 			for ; !done(); <-pause.C {
-				err := askOnce(ctx, tr)
+				_, err := getToken(ctx, tr)
 				mu.Lock()
 				if err == nil {
 					answered++
@@ -67,28 +67,29 @@ func load(ctx context.Context, o loadOptions, out io.Writer) error {
 	return ctx.Err()
 }
 
-// askOnce sends one request. Its body keeps the transport from sending it again by
-// itself when the server closes the connection.
-func askOnce(ctx context.Context, tr http.RoundTripper) error {
+// getToken sends one request and returns the answer with the token. The request's
+// body keeps the transport from sending it again by itself when the server closes
+// the connection.
+func getToken(ctx context.Context, tr http.RoundTripper) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, tokenURL, struct{ io.Reader }{strings.NewReader("x")})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.ContentLength = 1
 	req.Header.Set("Metadata", "true")
 	resp, err := tr.RoundTrip(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
+		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK || !bytes.Contains(body, []byte("access_token")) {
-		return fmt.Errorf("status %d: %.200s", resp.StatusCode, hideToken(body))
+		return nil, fmt.Errorf("status %d: %.200s", resp.StatusCode, hideToken(body))
 	}
-	return nil
+	return body, nil
 }

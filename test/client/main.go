@@ -6,6 +6,7 @@
 //	client token [flags]               azidentity's ManagedIdentityCredential
 //	client get [-H 'Name: value'] URL  one HTTP request, to see an answer as it is
 //	client load --until=FILE           token requests without a pause, until the file exists
+//	client expect --client-id=ID       ask for some seconds, and fail for another's token
 //	client touch FILE                  makes a file
 package main
 
@@ -32,7 +33,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
-		return errors.New("usage: client wait | token [flags] | get [-H 'Name: value'] URL | load --until=FILE | touch FILE")
+		return errors.New("usage: client wait | token [flags] | get [-H 'Name: value'] URL | load --until=FILE | expect --client-id=ID | touch FILE")
 	}
 	switch args[0] {
 	case "wait":
@@ -64,6 +65,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 		return load(ctx, o, out)
+	case "expect":
+		var o expectOptions
+		fs := pflag.NewFlagSet("client expect", pflag.ContinueOnError)
+		o.addFlags(fs)
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return expect(ctx, o, out)
 	case "touch":
 		if len(args) != 2 {
 			return errors.New("client touch: exactly one file is needed")
