@@ -214,12 +214,13 @@ func (c *Controllers) addAssignments(maps *mappers, pods *podReconciler, targets
 		return fmt.Errorf("uninstall controller: %w", err)
 	}
 	return watching(
-		pod.Watch(source.TypedKind(caches, &corev1.Pod{}, &handler.TypedEnqueueRequestForObject[*corev1.Pod]{}, podChanges())),
+		pod.Watch(source.TypedKind(caches, &corev1.Pod{}, pods.podEvents(), podChanges())),
 		pod.Watch(mapped(caches, &v1.AzureIdentityBinding{}, maps.podsOfBinding, bindingChanges())),
 		pod.Watch(mapped(caches, &v1.AzureIdentity{}, maps.podsOfIdentity, identityChanges())),
 		pod.Watch(mapped(caches, &v1.AzureAssignedIdentity{}, maps.podOfAssigned, assignedChanges())),
 		pod.Watch(mapped(caches, &corev1.Node{}, maps.podsOfNode, nodeChanges())),
 		pod.Watch(mapped(caches, &corev1.ConfigMap{}, maps.podsOfMarker, markerChanges())),
+		pod.Watch(pods.leftBehind()),
 
 		target.Watch(mapped(caches, &v1.AzureAssignedIdentity{}, maps.placeOfAssigned, assignedChanges())),
 		target.Watch(mapped(caches, &corev1.Node{}, maps.placeOfNode, nodeChanges())),

@@ -45,6 +45,7 @@ func TestMIC(t *testing.T) {
 		"pods that come while a PATCH runs are all in the next one":          coalesced,
 		"a pod whose identity is there already has it at once":               assignedAtOnce,
 		"a pod whose identity is about to go waits until it is back":         comesWhileItGoes,
+		"a pod that lost its label while no MIC ran loses its tags":          unlabelledMeanwhile,
 		"nothing is written when nothing changes":                            atRest,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -502,6 +503,17 @@ func comesWhileItGoes(s *scenario) {
 	s.azure.CompleteOperations()
 	s.assigned("default/second-default-demo=Assigned")
 	s.onPool("demo")
+}
+
+func unlabelledMeanwhile(s *scenario) {
+	s.identity("default", "demo")
+	s.bind("default", "demo-binding", "demo", "demo")
+	p := s.pod("default", "app", "", "demo") // on no node, so that no object tells of it
+	s.tags(p, "demo-binding", "demo", "default/demo-binding")
+	s.stop()
+	check(s.t, s.client.Patch(s.t.Context(), p, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"`+v1.BindingLabelKey+`":null}}}`))))
+	s.startMIC()
+	s.tags(p, "", "", "")
 }
 
 func atRest(s *scenario) {

@@ -37,10 +37,7 @@ func (s *start) Start(ctx context.Context) error {
 	log := klog.FromContext(ctx)
 	log.Info("This replica became leader")
 	s.metrics.NewLeaderElections.Inc()
-	// Until has no last attempt: a leader that gave up would hold the lock and
-	// do nothing. A backoff by itself ends once it has reached its cap.
-	backoff := wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.2, Steps: 1 << 20, Cap: 30 * time.Second}
-	prepared := backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (bool, error) {
+	prepared := retrying().DelayFunc().Until(ctx, true, true, func(ctx context.Context) (bool, error) {
 		err := s.prepare(ctx)
 		if err != nil && ctx.Err() == nil {
 			log.Error(err, "Cannot start to work yet")
@@ -61,6 +58,13 @@ func (s *start) Start(ctx context.Context) error {
 	s.engine.WatchLedgers(ctx)
 	<-ctx.Done()
 	return nil
+}
+
+// retrying is how what a leader has to do once is tried until it works. Until has no last
+// attempt: a leader that gave up would hold the lock and do nothing. A backoff by itself
+// ends once it has reached its cap.
+func retrying() *wait.Backoff {
+	return &wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.2, Steps: 1 << 20, Cap: 30 * time.Second}
 }
 
 func (s *start) prepare(ctx context.Context) error {

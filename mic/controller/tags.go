@@ -49,6 +49,11 @@ func (r *podReconciler) tag(ctx context.Context, p *corev1.Pod, result binding.R
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("tagging pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
+	if err == nil && want != (binding.Tags{}) && target.Labels[v1.BindingLabelKey] == "" {
+		// Its label was taken off meanwhile, so it was let go of before it was tagged.
+		r.unlabelled.left(client.ObjectKeyFromObject(p))
+		return fmt.Errorf("pod %s/%s lost its label while it was tagged", p.Namespace, p.Name)
+	}
 	return nil
 }
 

@@ -12,12 +12,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
@@ -186,6 +189,8 @@ func TestWhichUnlabelledPodsAreDue(t *testing.T) {
 		"one with which it failed":                      {before: func(u *unlabelled) { u.record(key, true, failed) }, key: key, want: true, remembered: 1},
 		"not one with which it worked":                  {before: func(u *unlabelled) { u.record(key, true, nil) }, key: key, hasAssigned: true, remembered: 1},
 		"nor when its last assigned identity has gone":  {before: func(u *unlabelled) { u.record(key, true, nil) }, key: key},
+		"one that had no assigned identity but tags":    {before: func(u *unlabelled) { u.left(key) }, key: key, want: true, remembered: 1},
+		"also if it was seen with its label once more":  {before: func(u *unlabelled) { u.left(key); u.forget(key) }, key: key, want: true, remembered: 1},
 		"one that was labelled since":                   {before: func(u *unlabelled) { u.record(key, true, nil); u.forget(key) }, key: key, hasAssigned: true, want: true},
 		"not one with which it worked at the last time": {before: func(u *unlabelled) { u.record(key, true, failed); u.record(key, false, nil) }, key: key},
 	} {
@@ -199,4 +204,59 @@ func TestWhichUnlabelledPodsAreDue(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAPodThatWasNeverOnANodeLosesItsTagsWithItsLabel(t *testing.T) {
+	deletion := func(p *corev1.Pod) event.TypedDeleteEvent[*corev1.Pod] {
+		return event.TypedDeleteEvent[*corev1.Pod]{Object: p}
+	}
+	for name, test := range map[string]struct {
+		change func(*corev1.Pod)
+		reads  int
+	}{
+		"its label was taken off": {func(*corev1.Pod) {}, 1},
+		"it had no tags":          {func(p *corev1.Pod) { p.Labels, p.Annotations, p.Status.Conditions = nil, nil, nil }, 0},
+		"it was deleted":          {func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: metav1.Now().Time} }, 0},
+		"it has finished":         {func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, _ := unlabelledPod()
+			reads := 0
+			r, server := fakePods(t, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+				reads++
+				return c.Get(ctx, key, o, opts...)
+			}}, p.DeepCopy())
+			test.change(p)
+			queue := workqueue.NewTypedRateLimitingQueue(limiter[reconcile.Request]())
+			defer queue.ShutDown()
+			r.podEvents().Delete(t.Context(), deletion(p), queue)
+			request, _ := queue.Get()
+			for range 2 {
+				_, err := r.Reconcile(t.Context(), request)
+				check(t, err)
+			}
+			if reads != test.reads {
+				t.Errorf("the pod was read %d times, want %d", reads, test.reads)
+			}
+			if test.reads > 0 {
+				wantUnlabelled(t, server, p)
+			}
+		})
+	}
+}
+
+func TestAPodThatLosesItsLabelWhileItIsTaggedLosesTheTags(t *testing.T) {
+	p, _ := unlabelledPod()
+	stored := p.DeepCopy()
+	stored.Labels, stored.Annotations = nil, nil
+	r, server := fakePods(t, interceptor.Funcs{}, stored)
+	check(t, server.Get(t.Context(), client.ObjectKeyFromObject(p), stored))
+	p.UID, p.Labels = stored.UID, map[string]string{v1.BindingLabelKey: "demo"} // as the cache still knows it
+	match := binding.Match{Binding: &v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"}}, Identity: &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"}}}
+	if err := r.tag(t.Context(), p, binding.Result{Matches: []binding.Match{match}}); err == nil {
+		t.Fatal("no error, so it is not looked at again")
+	}
+	_, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(p)})
+	check(t, err)
+	wantUnlabelled(t, server, p)
 }

@@ -48,6 +48,7 @@ func (w *world) rest(patience time.Duration) error {
 func (w *world) until(ctx context.Context, check func(context.Context) error) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
+	var last error
 	for {
 		if w.mic.isDead() {
 			if err := w.startMIC(); err != nil {
@@ -58,9 +59,13 @@ func (w *world) until(ctx context.Context, check func(context.Context) error) er
 		if err == nil {
 			return nil
 		}
+		// A check that the end of ctx cut off says nothing of the world.
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return err
+			return last
 		case <-tick.C:
 		}
 	}
