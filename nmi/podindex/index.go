@@ -55,6 +55,9 @@ type Index struct {
 	owner    map[types.NamespacedName]types.NamespacedName        // AzureAssignedIdentity -> pod
 	except   map[string][]*v1.AzurePodIdentityException           // by namespace
 	bound    *bound                                               // in the managed mode, else nil
+	// doubted are the terminating pods whose address a pod may have that is gone
+	// from the API server.
+	doubted map[types.UID]struct{}
 
 	podsChanged signal
 	changed     map[types.NamespacedName]*signal // by pod, while someone waits
@@ -71,6 +74,7 @@ func New(node string) *Index {
 		owner:    map[types.NamespacedName]types.NamespacedName{},
 		except:   map[string][]*v1.AzurePodIdentityException{},
 		changed:  map[types.NamespacedName]*signal{},
+		doubted:  map[types.UID]struct{}{},
 	}
 }
 
@@ -120,6 +124,9 @@ func (x *Index) holder(candidates []*Pod, now time.Time) (*Pod, error) {
 		return stable, nil
 	case terminating == nil:
 		return nil, ErrUnknown
+	}
+	if _, ok := x.doubted[terminating.UID]; ok {
+		return nil, ErrUncertain
 	}
 	for _, p := range x.pods {
 		if p.starting() {
@@ -175,6 +182,9 @@ func (x *Index) SetPod(p *Pod) {
 	old := x.pods[key]
 	x.unlinkIPs(old)
 	x.pods[key] = p
+	if old != nil && old.UID != p.UID {
+		x.vanished(old)
+	}
 	if p.Live && !p.HostNetwork {
 		for _, ip := range p.IPs {
 			x.byIP[ip] = append(slices.Clone(x.byIP[ip]), p)
@@ -190,10 +200,26 @@ func (x *Index) SetPod(p *Pod) {
 func (x *Index) DeletePod(key types.NamespacedName) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.unlinkIPs(x.pods[key])
+	old := x.pods[key]
+	x.unlinkIPs(old)
 	delete(x.pods, key)
+	if old != nil {
+		x.vanished(old)
+	}
 	x.podChanged(key)
 	x.lost(key)
+}
+
+// vanished notes that a pod is gone from the API server. Deleted by force, its
+// processes may run on for a moment, with an address that was free by then: that of
+// a pod that was terminating and still is, unless it was another one by its report.
+func (x *Index) vanished(gone *Pod) {
+	delete(x.doubted, gone.UID)
+	for _, p := range x.pods {
+		if p.Live && !p.HostNetwork && !p.Deadline.IsZero() && (gone.starting() || gone.shares(p)) {
+			x.doubted[p.UID] = struct{}{}
+		}
+	}
 }
 
 func (x *Index) unlinkIPs(p *Pod) {

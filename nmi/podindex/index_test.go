@@ -88,6 +88,9 @@ func TestByIP(t *testing.T) {
 		"a terminating pod while another one waits for its address": {
 			pods: []*corev1.Pod{podObject("a", terminating(time.Minute)), podObject("b", phase(corev1.PodPending), noAddress)}, err: ErrUncertain,
 		},
+		"a terminating pod while another one, that is deleted already, waits for its address": {
+			pods: []*corev1.Pod{podObject("a", terminating(time.Minute)), podObject("b", phase(corev1.PodPending), noAddress, terminating(time.Minute))}, err: ErrUncertain,
+		},
 		"a live pod while another one waits for its address": {
 			pods: []*corev1.Pod{podObject("a"), podObject("b", phase(corev1.PodPending), noAddress)}, want: "a",
 		},
@@ -153,6 +156,45 @@ func TestPodsComeAndGo(t *testing.T) {
 	expect("all are gone", "", ErrUnknown)
 	if len(x.byIP) != 0 || len(x.pods) != 0 {
 		t.Errorf("left: %v %v", x.byIP, x.pods)
+	}
+}
+
+// TestDeletedByForce: a pod that was deleted by force runs on for a moment, and may
+// have the address of one that is terminating.
+func TestDeletedByForce(t *testing.T) {
+	remove := func(x *Index) { x.DeletePod(types.NamespacedName{Namespace: "default", Name: "b"}) }
+	elsewhere := func(p *corev1.Pod) { p.UID, p.Status.PodIP, p.Status.PodIPs = "uid-2", "10.1.0.6", nil }
+	for name, tc := range map[string]struct {
+		pod    func(*corev1.Pod)
+		vanish func(*Index)
+		err    error
+	}{
+		"before its address is reported":  {noAddress, remove, ErrUncertain},
+		"and replaced":                    {noAddress, func(x *Index) { x.SetPod(NewPod(podObject("b", elsewhere))) }, ErrUncertain},
+		"after it has reported the same":  {func(*corev1.Pod) {}, remove, ErrUncertain},
+		"while terminating with the same": {terminating(time.Minute), remove, ErrUncertain},
+		"with another address":            {elsewhere, remove, nil},
+		"on the host's network":           {hostNetwork, remove, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := New(node)
+			x.MarkSynced()
+			x.SetPod(NewPod(podObject("a", terminating(time.Minute))))
+			x.SetPod(NewPod(podObject("b", tc.pod)))
+			tc.vanish(x)
+			x.SetPod(NewPod(podObject("a", terminating(time.Minute)))) // told again
+			if _, err := x.ByIP(ip); !errors.Is(err, tc.err) {
+				t.Errorf("error %v, want %v", err, tc.err)
+			}
+			x.SetPod(NewPod(podObject("c")))
+			if v, err := x.ByIP(ip); err != nil || v.Pod.Name != "c" {
+				t.Errorf("the pod that reports the address now: %+v, %v", v.Pod, err)
+			}
+			x.DeletePod(types.NamespacedName{Namespace: "default", Name: "a"})
+			if len(x.doubted) != 0 {
+				t.Errorf("left: %v", x.doubted)
+			}
+		})
 	}
 }
 

@@ -102,10 +102,15 @@ func live(o *corev1.Pod) bool {
 	return false
 }
 
-// starting says whether the pod is going to get an address that is not reported
-// yet.
+// starting says whether the pod may have an address, or be going to get one, that is
+// not reported yet. One that is deleted already may, too: it runs until it is killed.
 func (p *Pod) starting() bool {
-	return p.Live && !p.HostNetwork && len(p.IPs) == 0 && p.Deadline.IsZero()
+	return p.Live && !p.HostNetwork && len(p.IPs) == 0
+}
+
+// shares says whether two pods report one address.
+func (p *Pod) shares(o *Pod) bool {
+	return !p.HostNetwork && !o.HostNetwork && slices.ContainsFunc(p.IPs, func(ip netip.Addr) bool { return contains(o.IPs, ip) })
 }
 
 func contains(ips []netip.Addr, ip netip.Addr) bool {
