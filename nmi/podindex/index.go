@@ -104,6 +104,7 @@ func (x *Index) ByIP(ip netip.Addr) (View, error) {
 // holder picks the pod that has an address among the live pods that report it.
 func (x *Index) holder(candidates []*Pod, now time.Time) (*Pod, error) {
 	var stable, terminating *Pod
+	several := false
 	for _, p := range candidates {
 		switch {
 		case p.Deadline.IsZero() && stable == nil:
@@ -111,12 +112,9 @@ func (x *Index) holder(candidates []*Pod, now time.Time) (*Pod, error) {
 		case p.Deadline.IsZero():
 			return nil, ErrAmbiguous
 		case !now.Before(p.Deadline): // killed, only not reported yet
-		case terminating == nil:
-			terminating = p
 		default:
-			if stable == nil {
-				return nil, ErrAmbiguous
-			}
+			several = terminating != nil
+			terminating = p
 		}
 	}
 	switch {
@@ -124,6 +122,8 @@ func (x *Index) holder(candidates []*Pod, now time.Time) (*Pod, error) {
 		return stable, nil
 	case terminating == nil:
 		return nil, ErrUnknown
+	case several:
+		return nil, ErrAmbiguous
 	}
 	if _, ok := x.doubted[terminating.UID]; ok {
 		return nil, ErrUncertain

@@ -97,6 +97,9 @@ func TestByIP(t *testing.T) {
 		"a terminating pod while one on the host's network starts": {
 			pods: []*corev1.Pod{podObject("a", terminating(time.Minute)), podObject("b", phase(corev1.PodPending), noAddress, hostNetwork)}, want: "a",
 		},
+		"an address that was reused twice, its former pods still listed as terminating": {
+			pods: []*corev1.Pod{podObject("a", terminating(time.Minute)), podObject("b", terminating(time.Minute)), podObject("c")}, want: "c",
+		},
 		"two terminating pods with one address": {
 			pods: []*corev1.Pod{podObject("a", terminating(time.Minute)), podObject("b", terminating(time.Minute))}, err: ErrAmbiguous,
 		},
