@@ -256,7 +256,7 @@ func (a *askers) judge(who string, q question, answer reply, states []entitlemen
 	if answer.status != http.StatusOK {
 		a.refusals.Add(1)
 		if id, ok := certainly(q, states); ok && byAddress {
-			a.t.Errorf("%s asked for %+v, and got status %d, %s, not the token of %s", who, q, answer.status, answer.body, id)
+			a.t.Errorf("%s asked for %+v, and got status %d, %s, not the token of %s; its rights were %+v", who, q, answer.status, answer.body, id, states)
 		}
 		return
 	}
