@@ -45,7 +45,7 @@ func (s *Server) observe(w http.ResponseWriter, r *http.Request, serve func(http
 	if s.o.Tracer != nil {
 		var span trace.Span
 		r, span = s.startSpan(r, n.route)
-		defer func() { endSpan(span, rec.status, r, n) }()
+		defer func() { endSpan(span, rec.status, n) }()
 	}
 	defer s.record(rec, r, n, time.Now())
 	if err := serve(rec, r, n); err != nil {

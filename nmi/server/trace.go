@@ -33,7 +33,7 @@ func (s *Server) startSpan(r *http.Request, rt route) (*http.Request, trace.Span
 			attribute.String("http.route", rt.String()),
 			attribute.String("client.address", source(r).String())),
 	}
-	theirs := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), propagation.HeaderCarrier(r.Header)))
+	theirs := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header)))
 	if theirs.IsValid() {
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: theirs}))
 	}
@@ -52,7 +52,7 @@ func method(m string) string {
 
 // endSpan ends the span of a request with what the record of the request says. It
 // holds no token and no full client ID.
-func endSpan(span trace.Span, status int, r *http.Request, n *note) {
+func endSpan(span trace.Span, status int, n *note) {
 	defer span.End()
 	if !span.IsRecording() {
 		return

@@ -263,13 +263,14 @@ func (w *nmiWorld) waiting(ctx context.Context, n float64) error {
 	if err != nil {
 		return fmt.Errorf("parsing NMI's metrics: %w", err)
 	}
-	for _, m := range families["aadpodidentity_nmi_waiting_requests"].GetMetric() {
-		if have := m.GetGauge().GetValue(); have != n {
-			return fmt.Errorf("%g requests wait", have)
-		}
-		return nil
+	found := families["aadpodidentity_nmi_waiting_requests"].GetMetric()
+	if len(found) != 1 {
+		return errors.New("NMI does not count the requests that wait")
 	}
-	return errors.New("NMI does not count the requests that wait")
+	if have := found[0].GetGauge().GetValue(); have != n {
+		return fmt.Errorf("%g requests wait", have)
+	}
+	return nil
 }
 
 // nmiMemory measures NMI on a full node, and what the rest of the cluster adds.

@@ -107,7 +107,7 @@ func askToken(ctx context.Context, tr http.RoundTripper) (clientID string, err e
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		return "unreadable", nil //nolint:nilerr // a token it is not, and so the wrong one
+		return "unreadable", nil // a token it is not, and so the wrong one
 	}
 	var claims struct {
 		AppID string `json:"appid"`

@@ -87,17 +87,13 @@ func loadMain(ctx context.Context, args []string, out io.Writer) error {
 	if err := json.Unmarshal([]byte(fs.Arg(0)), &l); err != nil {
 		return fmt.Errorf("reading the load: %w", err)
 	}
-	r, err := l.run(ctx)
-	if err != nil {
-		return err
-	}
-	return json.NewEncoder(out).Encode(r)
+	return json.NewEncoder(out).Encode(l.run(ctx))
 }
 
 // run opens connections, and sends requests on each: for a number of requests as
 // soon as it is open, since NMI waits for a request for some seconds only, and for
 // some time once all are.
-func (l traffic) run(ctx context.Context) (trafficResult, error) {
+func (l traffic) run(ctx context.Context) trafficResult {
 	const dialers = 64
 	dialing := make(chan struct{}, dialers)
 	dial := func(i int) (net.Conn, error) {
@@ -164,7 +160,7 @@ func (l traffic) run(ctx context.Context) (trafficResult, error) {
 	running.Wait()
 	r.Seconds, r.Answered = time.Since(started).Seconds(), len(took)
 	r.P50, r.P99 = took.percentile(50), took.percentile(99)
-	return r, nil
+	return r
 }
 
 // readAnswer reads the body of an answer, which must be 200, into a buffer. A full
