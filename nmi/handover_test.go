@@ -169,7 +169,8 @@ func (c *cluster) kubeconfigs(t *testing.T) (nmi, none []byte) {
 	return nmi, none
 }
 
-func (c *cluster) runningPod(t *testing.T, name, ip string) {
+// runningPod makes a pod of the node with an address.
+func (c *cluster) runningPod(t *testing.T, name, ip string) *corev1.Pod {
 	t.Helper()
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{v1.BindingLabelKey: "sel"}},
@@ -178,6 +179,7 @@ func (c *cluster) runningPod(t *testing.T, name, ip string) {
 	c.create(t, pod)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}}}
 	check(t, c.admin.Status().Update(t.Context(), pod))
+	return pod
 }
 
 func assignedTo(pod string, id azure.Identity, status string) *v1.AzureAssignedIdentity {

@@ -52,13 +52,7 @@ func TestManagedModeAndServicePrincipals(t *testing.T) {
 	p := start(t, c.nmi, imds, "--operation-mode=managed", "--forceNamespaced", "--cloud-ca-file="+ca, "--allowed-authority-hosts="+authority.Host)
 	p.says("/readyz", 200, "")
 
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{v1.BindingLabelKey: "sel"}},
-		Spec:       corev1.PodSpec{NodeName: testNode, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-	}
-	c.create(t, pod)
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: podIP, PodIPs: []corev1.PodIP{{IP: podIP}}}
-	check(t, c.admin.Status().Update(t.Context(), pod))
+	c.runningPod(t, "web", podIP)
 	p.answers("nothing is bound", 404, "no AzureIdentityBinding of its namespace")
 
 	bind := func(name string, spec v1.AzureIdentitySpec) *v1.AzureIdentityBinding {

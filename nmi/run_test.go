@@ -261,13 +261,7 @@ func TestNMI(t *testing.T) {
 	if err != nil || status != http.StatusInternalServerError || !strings.Contains(body, "unknown_pod") {
 		t.Errorf("before there is a pod: status %d, %s, %v", status, body, err)
 	}
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{v1.BindingLabelKey: "sel"}},
-		Spec:       corev1.PodSpec{NodeName: testNode, Containers: []corev1.Container{{Name: "c", Image: "none"}}},
-	}
-	c.create(t, pod)
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: podIP, PodIPs: []corev1.PodIP{{IP: podIP}}}
-	check(t, c.admin.Status().Update(t.Context(), pod))
+	pod := c.runningPod(t, "web", podIP)
 	p.answers("a pod without an identity", http.StatusNotFound, "identity_not_assigned")
 
 	assigned := assignedTo("web", id, v1.AssignedIDCreated)

@@ -12,8 +12,6 @@ import (
 
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 )
@@ -40,13 +38,7 @@ func TestTraces(t *testing.T) {
 	}))
 	defer collector.Close()
 	p := start(t, c.nmi, imds, "--tracing-endpoint="+collector.URL)
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{v1.BindingLabelKey: "sel"}},
-		Spec:       corev1.PodSpec{NodeName: testNode, Containers: []corev1.Container{{Name: "c", Image: "none"}}},
-	}
-	c.create(t, pod)
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: podIP, PodIPs: []corev1.PodIP{{IP: podIP}}}
-	check(t, c.admin.Status().Update(t.Context(), pod))
+	c.runningPod(t, "web", podIP)
 	c.create(t, assignedTo("web", id, v1.AssignedIDAssigned))
 	p.answers("with an identity", http.StatusOK, "access_token")
 	if err := p.stop(); err != nil && t.Context().Err() != nil {

@@ -261,21 +261,15 @@ func (e *Engine) Target(key string) (resourceid.Compute, bool) {
 }
 
 // Ledger returns what is recorded of a target, by resourceid.Key: the identities that
-// MIC added to it, and all that the ledger knows. The error says that the ledger is
-// not known, so nobody may conclude that there are none.
-func (e *Engine) Ledger(ctx context.Context, target resourceid.Compute) (added map[string]string, recorded map[string]bool, err error) {
+// MIC added to it, and those that were there before. The error says that the ledger
+// is not known, so nobody may conclude that there are none.
+func (e *Engine) Ledger(ctx context.Context, target resourceid.Compute) (added, preexisting map[string]string, err error) {
 	s, release := e.acquire(target)
 	defer release()
 	if err := e.readLedger(ctx, s, target); err != nil {
 		return nil, nil, err
 	}
-	recorded = make(map[string]bool, len(s.ledger.Added)+len(s.ledger.Preexisting))
-	for _, ids := range []map[string]string{s.ledger.Added, s.ledger.Preexisting} {
-		for key := range ids {
-			recorded[key] = true
-		}
-	}
-	return maps.Clone(s.ledger.Added), recorded, nil
+	return maps.Clone(s.ledger.Added), maps.Clone(s.ledger.Preexisting), nil
 }
 
 // acquire locks the state of a target. A target without a ledger in Load has

@@ -91,7 +91,7 @@ func sharedIdentity(s *scenario) {
 	s.remove(s.t, second)
 	s.assigned()
 	s.onPool()
-	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 2 {
+	if n := s.patches(); n != 2 {
 		s.t.Errorf("%d PATCHes, want 2", n)
 	}
 }
@@ -150,7 +150,7 @@ func deletedByHand(s *scenario) {
 		return ""
 	})
 	s.onPool("demo")
-	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 1 {
+	if n := s.patches(); n != 1 {
 		s.t.Errorf("%d PATCHes: the identity was taken from a pod that uses it", n)
 	}
 }
@@ -435,7 +435,7 @@ func coalesced(s *scenario) {
 		want = append(want, fmt.Sprintf("default/app%02d-default-%s=Assigned", i, on[i]))
 		if i == 0 {
 			s.eventually("the first PATCH", func() string {
-				if len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})) == 0 {
+				if s.patches() == 0 {
 					return "none"
 				}
 				return ""
@@ -453,7 +453,7 @@ func coalesced(s *scenario) {
 	check(s.t, s.azure.SetSettings(settings))
 	s.assigned(want...)
 	s.onPool(on...)
-	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 2 {
+	if n := s.patches(); n != 2 {
 		s.t.Errorf("%d PATCHes, want 2", n)
 	}
 }
@@ -476,7 +476,7 @@ func assignedAtOnce(s *scenario) {
 			s.t.Errorf("the object of pod %s has condition %+v", a.Spec.Pod, c)
 		}
 	}
-	if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 1 {
+	if n := s.patches(); n != 1 {
 		s.t.Errorf("%d PATCHes, want 1", n)
 	}
 }
@@ -491,7 +491,7 @@ func comesWhileItGoes(s *scenario) {
 	check(s.t, s.azure.SetSettings(settings))
 	s.remove(s.t, first)
 	s.eventually("the PATCH that takes the identity off", func() string {
-		if n := len(s.azure.Calls(azure.CallFilter{Operation: azure.OpVMSSUpdate})); n != 2 {
+		if n := s.patches(); n != 2 {
 			return fmt.Sprintf("%d PATCHes", n)
 		}
 		return ""

@@ -119,19 +119,23 @@ func (r *targetReconciler) request(ctx context.Context, target resourceid.Comput
 	if err != nil {
 		return request, nil, err
 	}
-	added, recorded, unread := r.engine.Ledger(ctx, target)
+	added, preexisting, unread := r.engine.Ledger(ctx, target)
+	going = make(map[string]bool, len(added))
+	for key := range added {
+		going[key] = true
+	}
 	news := false
 	for _, a := range assigned {
 		if id := a.Spec.AzureIdentityRef; !uninstalling && a.DeletionTimestamp.IsZero() && onTarget(a) {
 			request.Want = append(request.Want, id.Spec.ResourceID)
 			key := resourceid.Key(id.Spec.ResourceID)
-			news = news || !recorded[key]
-			delete(added, key)
+			news = news || (added[key] == "" && preexisting[key] == "")
+			delete(going, key)
 		}
 	}
 	// The engine will say that the ledger cannot be read; if by then it can, pods
 	// must have been asked.
-	if !uninstalling && (news || len(added) > 0 || unread != nil) {
+	if !uninstalling && (news || len(going) > 0 || unread != nil) {
 		soon, keep, err := r.world.neededByPods(ctx, nodes)
 		if err != nil {
 			return request, nil, err
@@ -143,10 +147,6 @@ func (r *targetReconciler) request(ctx context.Context, target resourceid.Comput
 	}
 	if unread != nil {
 		return request, nil, nil //nolint:nilerr // the engine says so, and then takes nothing off
-	}
-	going = map[string]bool{}
-	for key := range added {
-		going[key] = true
 	}
 	for _, id := range request.Keep {
 		delete(going, resourceid.Key(id))

@@ -37,14 +37,6 @@ func (c *credential) GetToken(context.Context, policy.TokenRequestOptions) (azco
 	return azcore.AccessToken{}, errors.New("no token")
 }
 
-// fakeIndexer makes the indexes of the caches on a fake client.
-type fakeIndexer struct{ builder *fake.ClientBuilder }
-
-func (f fakeIndexer) IndexField(_ context.Context, o client.Object, field string, value client.IndexerFunc) error {
-	f.builder.WithIndex(o, field, value)
-	return nil
-}
-
 func TestAnObjectThatCannotBeWrittenHoldsUpNobody(t *testing.T) {
 	const pool = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/pool1"
 	scheme, err := Scheme()
@@ -70,7 +62,7 @@ func TestAnObjectThatCannotBeWrittenHoldsUpNobody(t *testing.T) {
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node0"}, Spec: corev1.NodeSpec{ProviderID: "azure://" + pool + "/virtualMachines/0"}},
 		going, object("coming"))
-	check(t, addIndexes(t.Context(), fakeIndexer{builder}))
+	check(t, addIndexes(t.Context(), indexer{builder}))
 	c := interceptor.NewClient(builder.Build(), interceptor.Funcs{
 		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
 			if o.GetName() == going.Name {
@@ -166,7 +158,7 @@ func TestWhatPodsNeedIsPutOnWithTheFirstOfThem(t *testing.T) {
 			})
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
-	check(t, addIndexes(t.Context(), fakeIndexer{builder}))
+	check(t, addIndexes(t.Context(), indexer{builder}))
 	c := builder.Build()
 	engine := compute.NewEngine(compute.LedgerStore{Client: c, Namespace: "mic"}, nil, compute.Options{})
 	target, err := resourceid.ParseProviderID("azure://" + pool + "/virtualMachines/0")

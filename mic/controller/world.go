@@ -245,6 +245,13 @@ func (w *world) nodesOf(ctx context.Context, target string) ([]corev1.Node, erro
 // must not be taken off.
 func (w *world) neededByPods(ctx context.Context, nodes []corev1.Node) (want, keep []string, err error) {
 	wanted, kept := map[string]bool{}, map[string]bool{}
+	add := func(to map[string]bool, matches []binding.Match) {
+		for _, m := range matches {
+			if m.Identity.Spec.Type == v1.UserAssignedMSI {
+				to[m.Identity.Spec.ResourceID] = true
+			}
+		}
+	}
 	for i := range nodes {
 		var pods corev1.PodList
 		if err := w.cached.List(ctx, &pods, client.MatchingFields{indexPodNode: nodes[i].Name}); err != nil {
@@ -259,19 +266,10 @@ func (w *world) neededByPods(ctx context.Context, nodes []corev1.Node) (want, ke
 			if err != nil {
 				return nil, nil, err
 			}
-			for _, m := range result.Matches {
-				if m.Identity.Spec.Type == v1.UserAssignedMSI {
-					kept[m.Identity.Spec.ResourceID] = true
-					if p.DeletionTimestamp.IsZero() {
-						wanted[m.Identity.Spec.ResourceID] = true
-					}
-				}
-			}
-			// What may be the pod's right is not taken off either.
-			for _, m := range result.Undecided {
-				if m.Identity.Spec.Type == v1.UserAssignedMSI {
-					kept[m.Identity.Spec.ResourceID] = true
-				}
+			add(kept, result.Matches)
+			add(kept, result.Undecided) // what may be the pod's right is not taken off either
+			if p.DeletionTimestamp.IsZero() {
+				add(wanted, result.Matches)
 			}
 		}
 	}

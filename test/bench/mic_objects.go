@@ -144,19 +144,29 @@ func (w *micWorld) track(ctx context.Context) (*tracker, error) {
 
 // follow notes the assigned identities that there are, and watches from then on.
 func (w *micWorld) follow(ctx context.Context, t *tracker) (<-chan watch.Event, error) {
+	there, changes, err := w.listAndWatch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range there {
+		t.note(watch.Event{Type: watch.Modified, Object: &there[i]})
+	}
+	return changes, nil
+}
+
+// listAndWatch returns the assigned identities that there are, and what happens to
+// them from then on.
+func (w *micWorld) listAndWatch(ctx context.Context) ([]v1.AzureAssignedIdentity, <-chan watch.Event, error) {
 	list := &v1.AzureAssignedIdentityList{}
 	if err := w.client.List(ctx, list, client.InNamespace(micNamespace)); err != nil {
-		return nil, fmt.Errorf("listing assigned identities: %w", err)
-	}
-	for i := range list.Items {
-		t.note(watch.Event{Type: watch.Modified, Object: &list.Items[i]})
+		return nil, nil, fmt.Errorf("listing assigned identities: %w", err)
 	}
 	watcher, err := w.client.Watch(ctx, &v1.AzureAssignedIdentityList{}, client.InNamespace(micNamespace),
 		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
 	if err != nil {
-		return nil, fmt.Errorf("watching assigned identities: %w", err)
+		return nil, nil, fmt.Errorf("watching assigned identities: %w", err)
 	}
-	return watcher.ResultChan(), nil
+	return list.Items, watcher.ResultChan(), nil
 }
 
 func (t *tracker) note(e watch.Event) {

@@ -267,23 +267,37 @@ func (w *micWorld) close() error {
 
 // requests is how many requests MIC has sent to the API server, by its own count.
 func (w *micWorld) requests(ctx context.Context) (float64, error) {
-	raw, err := fetch(ctx, "http://127.0.0.1:"+w.metrics+"/metrics")
+	counts, err := metricValues(ctx, w.metrics, "rest_client_requests_total")
 	if err != nil {
-		return 0, fmt.Errorf("reading MIC's metrics: %w", err)
-	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(raw))
-	if err != nil {
-		return 0, fmt.Errorf("parsing MIC's metrics: %w", err)
+		return 0, fmt.Errorf("MIC: %w", err)
 	}
 	sum := 0.0
-	for _, m := range families["rest_client_requests_total"].GetMetric() {
-		sum += m.GetCounter().GetValue()
+	for _, n := range counts {
+		sum += n
 	}
 	if sum == 0 {
 		return 0, errors.New("MIC counts no request in rest_client_requests_total")
 	}
 	return sum, nil
+}
+
+// metricValues reads the values of a counter or gauge, one for each set of labels, that
+// a program serves on a port of this machine.
+func metricValues(ctx context.Context, port, name string) ([]float64, error) {
+	raw, err := fetch(ctx, "http://127.0.0.1:"+port+"/metrics")
+	if err != nil {
+		return nil, fmt.Errorf("reading metrics: %w", err)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("parsing metrics: %w", err)
+	}
+	var values []float64
+	for _, m := range families[name].GetMetric() {
+		values = append(values, m.GetCounter().GetValue()+m.GetGauge().GetValue()) // one of them is not there, and so 0
+	}
+	return values, nil
 }
 
 // armCalls are what MIC has asked ARM since the calls were cleared: PATCHes, reads

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,12 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
@@ -225,17 +221,12 @@ func nmiWake(ctx context.Context, w *nmiWorld) ([]Result, error) {
 type watched struct{ number, last atomic.Int64 }
 
 func (s *watched) follow(ctx context.Context, w *nmiWorld) error {
-	list := &v1.AzureAssignedIdentityList{}
-	if err := w.client.List(ctx, list, client.InNamespace(micNamespace)); err != nil {
-		return fmt.Errorf("listing assigned identities: %w", err)
-	}
-	watcher, err := w.client.Watch(ctx, &v1.AzureAssignedIdentityList{}, client.InNamespace(micNamespace),
-		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	_, changes, err := w.listAndWatch(ctx)
 	if err != nil {
-		return fmt.Errorf("watching assigned identities: %w", err)
+		return err
 	}
 	go func() { // ends with ctx
-		for e := range watcher.ResultChan() {
+		for e := range changes {
 			if a, ok := e.Object.(*v1.AzureAssignedIdentity); ok && e.Type == watch.Modified && a.Status.Status == v1.AssignedIDAssigned {
 				s.last.Store(time.Now().UnixNano())
 				s.number.Add(1)
@@ -254,21 +245,14 @@ func (s *watched) events(n int) error {
 
 // waiting says whether so many requests wait for MIC, by NMI's own count.
 func (w *nmiWorld) waiting(ctx context.Context, n float64) error {
-	raw, err := fetch(ctx, "http://127.0.0.1:"+w.metrics+"/metrics")
-	if err != nil {
-		return fmt.Errorf("reading NMI's metrics: %w", err)
-	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(raw))
-	if err != nil {
-		return fmt.Errorf("parsing NMI's metrics: %w", err)
-	}
-	found := families["aadpodidentity_nmi_waiting_requests"].GetMetric()
-	if len(found) != 1 {
+	have, err := metricValues(ctx, w.metrics, "aadpodidentity_nmi_waiting_requests")
+	switch {
+	case err != nil:
+		return fmt.Errorf("NMI: %w", err)
+	case len(have) != 1:
 		return errors.New("NMI does not count the requests that wait")
-	}
-	if have := found[0].GetGauge().GetValue(); have != n {
-		return fmt.Errorf("%g requests wait", have)
+	case have[0] != n:
+		return fmt.Errorf("%g requests wait", have[0])
 	}
 	return nil
 }

@@ -242,13 +242,12 @@ func assignedIdentity(pod, node string, id azure.Identity, status string) *v1.Az
 	}
 }
 
-// assignAll gives pods an identity, these taking turns, and waits until NMI knows.
+// assignAll gives pods an identity, these taking turns.
 func (w *nmiWorld) assignAll(ctx context.Context, from, to int, ids []azure.Identity) error {
-	err := inParallel(ctx, to-from, func(ctx context.Context, i int) error {
+	return inParallel(ctx, to-from, func(ctx context.Context, i int) error {
 		i += from
 		return w.client.Create(ctx, assignedIdentity(podName(i), nodeName(0), ids[i%len(ids)], v1.AssignedIDAssigned))
 	})
-	return err
 }
 
 const (
