@@ -4,63 +4,37 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
-	"github.com/aad-pod-identity/aad-pod-identity/test/client/older/claims"
+	"github.com/aad-pod-identity/aad-pod-identity/test/client/older/program"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	var credential string
+	program.Main("azidentity2024", func(fs *flag.FlagSet) {
+		fs.StringVar(&credential, "credential", "managed", "managed or default")
+	}, func(ctx context.Context, o program.Options) (string, error) {
+		return get(ctx, credential, o)
+	})
 }
 
-func run(ctx context.Context, args []string) error {
-	if len(args) == 1 && args[0] == "wait" {
-		<-ctx.Done()
-		return nil
-	}
-	if len(args) == 0 || args[0] != "token" {
-		return errors.New("usage: azidentity2024 wait | token [flags]")
-	}
-	fs := flag.NewFlagSet("token", flag.ContinueOnError)
-	credential := fs.String("credential", "managed", "managed or default")
-	clientID := fs.String("client-id", "", "ask for the identity with this client ID")
-	resourceID := fs.String("resource-id", "", "ask for the identity with this resource ID")
-	scope := fs.String("scope", "https://management.azure.com/.default", "scope of the token")
-	once := fs.Bool("once", false, "do not retry")
-	timeout := fs.Duration("timeout", 2*time.Minute, "give up after this long")
-	if err := fs.Parse(args[1:]); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, *timeout)
-	defer cancel()
+func get(ctx context.Context, credential string, o program.Options) (string, error) {
 	var options azcore.ClientOptions
-	if *once {
+	if o.Once {
 		options.Retry = policy.RetryOptions{MaxRetries: -1}
 	}
-	cred, err := newCredential(*credential, *clientID, *resourceID, options)
+	cred, err := newCredential(credential, o.ClientID, o.ResourceID, options)
 	if err != nil {
-		return err
+		return "", err
 	}
-	t, err := cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{*scope}})
-	if err != nil {
-		return err
-	}
-	return claims.Print(t.Token, os.Stdout)
+	t, err := cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{o.Scope}})
+	return t.Token, err
 }
 
 func newCredential(kind, clientID, resourceID string, options azcore.ClientOptions) (azcore.TokenCredential, error) {

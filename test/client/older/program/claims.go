@@ -1,5 +1,4 @@
-// Package claims says whose a token is.
-package claims
+package program
 
 import (
 	"encoding/base64"
@@ -10,8 +9,8 @@ import (
 	"strings"
 )
 
-// Print writes the claims that say whose a token is and what for, never the token.
-func Print(token string, out io.Writer) error {
+// printClaims writes the claims that say whose a token is and what for, never the token.
+func printClaims(token string, out io.Writer) error {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
 		return errors.New("what was received is no token")
