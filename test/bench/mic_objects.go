@@ -92,7 +92,9 @@ func (w *micWorld) removePod(ctx context.Context, name string) error {
 	return w.clientset.CoreV1().Pods(micNamespace).Delete(ctx, name, *metav1.NewDeleteOptions(0))
 }
 
-func podName(i int) string { return fmt.Sprintf("pod%05d", i) }
+const podNameFormat = "pod%05d"
+
+func podName(i int) string { return fmt.Sprintf(podNameFormat, i) }
 
 // makePods spreads pods evenly over the nodes and identities. The pods of a scale
 // set have all of its identities among the first pods that it gets.

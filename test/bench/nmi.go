@@ -50,7 +50,7 @@ func nmiThroughput(ctx context.Context, w *nmiWorld) ([]Result, error) {
 	if err := w.beginNMI(ctx, 1, 1); err != nil {
 		return nil, err
 	}
-	once, err := send(ctx, traffic{To: metadataTo, Path: tokenPath, From: podIPs(1), Connections: 1, Requests: 1})
+	once, err := w.send(ctx, traffic{To: metadataTo, Path: tokenPath, From: podIPs(1), Connections: 1, Requests: 1})
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func nmiThroughput(ctx context.Context, w *nmiWorld) ([]Result, error) {
 	for _, connections := range []int{1, 16, 256} {
 		measure := func(to string, p *process) (r trafficResult, cpu float64, err error) {
 			l := traffic{To: to, Path: tokenPath, From: podIPs(1), Connections: connections, Seconds: warmUp}
-			if _, err := send(ctx, l); err != nil {
+			if _, err := w.send(ctx, l); err != nil {
 				return r, 0, err
 			}
 			before, err := p.processor()
@@ -69,7 +69,7 @@ func nmiThroughput(ctx context.Context, w *nmiWorld) ([]Result, error) {
 				return r, 0, err
 			}
 			l.Seconds = each
-			if r, err = send(ctx, l); err != nil {
+			if r, err = w.send(ctx, l); err != nil {
 				return r, 0, err
 			}
 			after, err := p.processor()
@@ -130,7 +130,7 @@ func nmiCold(ctx context.Context, w *nmiWorld) ([]Result, error) {
 	if err := w.beginNMI(ctx, nmiPods, 1); err != nil {
 		return nil, err
 	}
-	r, err := send(ctx, traffic{To: metadataTo, Path: tokenPath, From: podIPs(nmiPods), Connections: requests, Requests: 1})
+	r, err := w.send(ctx, traffic{To: metadataTo, Path: tokenPath, From: podIPs(nmiPods), Connections: requests, Requests: 1})
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +167,7 @@ func nmiWake(ctx context.Context, w *nmiWorld) ([]Result, error) {
 		return nil, err
 	}
 	request := func(i int) (trafficResult, error) {
-		return send(ctx, traffic{To: metadataTo, Path: tokenPath, From: []string{podIP(i)}, Connections: 1, Requests: 1})
+		return w.send(ctx, traffic{To: metadataTo, Path: tokenPath, From: []string{podIP(i)}, Connections: 1, Requests: 1})
 	}
 	if _, err := request(samples); err != nil { // so that the token is there
 		return nil, err
@@ -281,7 +281,7 @@ func nmiMemory(ctx context.Context, w *nmiWorld) ([]Result, error) {
 	}
 	ask := func() (now, peak float64, err error) {
 		// Four connections of each pod, 20 requests on each: 100 tokens in all.
-		if _, err := send(ctx, traffic{To: metadataTo, Path: tokenPath, From: podIPs(nmiPods), Connections: 4 * nmiPods, Requests: 20}); err != nil {
+		if _, err := w.send(ctx, traffic{To: metadataTo, Path: tokenPath, From: podIPs(nmiPods), Connections: 4 * nmiPods, Requests: 20}); err != nil {
 			return 0, 0, err
 		}
 		if now, err = w.nmi.memory("VmRSS"); err != nil {

@@ -18,15 +18,25 @@ import (
 // come and go, in their network namespace.
 const churnCommand = "nmi-churn-pods"
 
-// churnPause is between two requests of a process. Each pod has two: one with a
-// connection of its own for each request, one that keeps its connection.
-const churnPause = 250 * time.Millisecond
+// churnPause is between two requests of a process, churnHurry when its identity is
+// about to be withdrawn. Each pod has two processes: one with a connection of its own
+// for each request, one that keeps its connection.
+const (
+	churnPause = 2500 * time.Millisecond
+	churnHurry = 50 * time.Millisecond
+)
+
+// churnProcesses are those of one pod.
+type churnProcesses struct {
+	end   context.CancelFunc
+	hurry chan struct{}
+}
 
 // churnMain starts and ends pods as it is told, and tells of the tokens they get.
 func churnMain(ctx context.Context, in io.Reader, out io.Writer) error {
 	var mu sync.Mutex
 	answers := json.NewEncoder(out)
-	running := map[int]context.CancelFunc{}
+	running := map[int]churnProcesses{}
 	var processes sync.WaitGroup
 	defer processes.Wait()
 	ctx, stop := context.WithCancel(ctx)
@@ -37,16 +47,21 @@ func churnMain(ctx context.Context, in io.Reader, out io.Writer) error {
 		if err := json.Unmarshal(orders.Bytes(), &o); err != nil {
 			return fmt.Errorf("reading an order: %w", err)
 		}
-		if o.Address == "" {
-			running[o.Pod]()
+		switch {
+		case o.Hurry:
+			close(running[o.Pod].hurry)
+			continue
+		case o.Address == "":
+			running[o.Pod].end()
 			delete(running, o.Pod)
 			continue
 		}
 		alive, end := context.WithCancel(ctx)
-		running[o.Pod] = end
+		hurry := make(chan struct{})
+		running[o.Pod] = churnProcesses{end, hurry}
 		for _, keep := range []bool{true, false} {
 			processes.Go(func() {
-				askWhile(alive, o.Address, keep, func(clientID string, sent time.Time) {
+				askWhile(alive, o.Address, keep, hurry, func(clientID string, sent time.Time) {
 					mu.Lock()
 					defer mu.Unlock()
 					_ = answers.Encode(churnAnswer{o.Pod, clientID, sent}) // who reads has the error
@@ -58,7 +73,7 @@ func churnMain(ctx context.Context, in io.Reader, out io.Writer) error {
 }
 
 // askWhile asks from an address until the pod ends.
-func askWhile(alive context.Context, address string, keep bool, got func(clientID string, sent time.Time)) {
+func askWhile(alive context.Context, address string, keep bool, hurry <-chan struct{}, got func(clientID string, sent time.Time)) {
 	tr := &http.Transport{
 		DialContext:       (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}).DialContext,
 		DisableKeepAlives: !keep,
@@ -73,6 +88,9 @@ func askWhile(alive context.Context, address string, keep bool, got func(clientI
 		}
 		select {
 		case <-tick.C:
+		case <-hurry:
+			hurry = nil
+			tick.Reset(churnHurry)
 		case <-alive.Done():
 			return
 		}

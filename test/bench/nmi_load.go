@@ -52,7 +52,7 @@ type trafficResult struct {
 func (r trafficResult) rate() float64 { return float64(r.Answered) / r.Seconds }
 
 // send runs the load in the pods' namespace.
-func send(ctx context.Context, l traffic) (trafficResult, error) {
+func (w *nmiWorld) send(ctx context.Context, l traffic) (trafficResult, error) {
 	var r trafficResult
 	self, err := os.Executable()
 	if err != nil {
@@ -62,7 +62,7 @@ func send(ctx context.Context, l traffic) (trafficResult, error) {
 	if err != nil {
 		return r, fmt.Errorf("encoding the load: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", podNamespace, self, loadCommand, string(in))
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", podNamespace(w.scenario), self, loadCommand, string(in))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

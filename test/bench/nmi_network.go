@@ -8,11 +8,13 @@ import (
 	"strings"
 )
 
-// The network of NMI's scenarios: a node and the pods on it, each in a network
-// namespace, so that NMI's rules are no other cluster's of this machine.
-const (
-	nodeNamespace, podNamespace = "aad-bench-node", "aad-bench-pods"
+// The network of a scenario of NMI: a node and the pods on it, each in a network
+// namespace, so that NMI's rules are no other cluster's of this machine, and no other
+// scenario's.
+func nodeNamespace(scenario string) string { return "aad-bench-" + scenario }
+func podNamespace(scenario string) string  { return nodeNamespace(scenario) + "-pods" }
 
+const (
 	nmiNodeIP = "10.250.0.1"
 	// metadataIP is the real service's, to which pods send and NMI's redirect
 	// applies; bareIP is what is redirected to the baseline in the same way.
@@ -27,15 +29,16 @@ const (
 func podIP(i int) string { return fmt.Sprintf("10.250.1.%d", i+1) }
 
 // nodeNetwork makes the namespaces; what an earlier run left goes first.
-func nodeNetwork(ctx context.Context) (remove func() error, err error) {
+func nodeNetwork(ctx context.Context, scenario string) (remove func() error, err error) {
+	nodeSide, podSide := nodeNamespace(scenario), podNamespace(scenario)
 	remove = func() error {
 		ctx := context.WithoutCancel(ctx)
-		return errors.Join(removeNamespace(ctx, podNamespace), removeNamespace(ctx, nodeNamespace))
+		return errors.Join(removeNamespace(ctx, podSide), removeNamespace(ctx, nodeSide))
 	}
 	if err := remove(); err != nil {
 		return nil, err
 	}
-	for _, namespace := range []string{nodeNamespace, podNamespace} {
+	for _, namespace := range []string{nodeSide, podSide} {
 		if err := ip(ctx, "", "netns", "add", namespace); err != nil {
 			return remove, err
 		}
@@ -44,7 +47,7 @@ func nodeNetwork(ctx context.Context) (remove func() error, err error) {
 		"link set lo up",
 		"address add " + metadataIP + "/32 dev lo",
 		"address add " + bareIP + "/32 dev lo",
-		"link add pods type veth peer name eth0 netns " + podNamespace,
+		"link add pods type veth peer name eth0 netns " + podSide,
 		"address add " + nmiNodeIP + "/16 dev pods",
 		"link set pods up",
 		"route add default dev pods", // or the API server finds no address of its own
@@ -54,10 +57,10 @@ func nodeNetwork(ctx context.Context) (remove func() error, err error) {
 		pods = append(pods, "address add "+podIP(i)+"/16 dev eth0")
 	}
 	pods = append(pods, "route add default via "+nmiNodeIP)
-	if err := ip(ctx, strings.Join(node, "\n"), "-n", nodeNamespace, "-batch", "-"); err != nil {
+	if err := ip(ctx, strings.Join(node, "\n"), "-n", nodeSide, "-batch", "-"); err != nil {
 		return remove, err
 	}
-	return remove, ip(ctx, strings.Join(pods, "\n"), "-n", podNamespace, "-batch", "-")
+	return remove, ip(ctx, strings.Join(pods, "\n"), "-n", podSide, "-batch", "-")
 }
 
 func removeNamespace(ctx context.Context, name string) error {

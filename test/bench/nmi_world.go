@@ -39,7 +39,7 @@ func nmiMeasures() map[string]func(context.Context, *nmiWorld) ([]Result, error)
 // API server and emulator, is then in the node's namespace.
 func nmiScenario(name string) scenario {
 	return scenario{name, func(ctx context.Context, e *environment) (_ []Result, err error) {
-		remove, err := nodeNetwork(ctx)
+		remove, err := nodeNetwork(ctx, name)
 		if remove != nil {
 			defer func() { err = errors.Join(err, remove()) }()
 		}
@@ -51,7 +51,7 @@ func nmiScenario(name string) scenario {
 			return nil, fmt.Errorf("finding this program: %w", err)
 		}
 		out := filepath.Join(e.dir, name+".json")
-		cmd := exec.CommandContext(ctx, "ip", "netns", "exec", nodeNamespace, self, insideCommand, name, e.assets, out, e.churn.String())
+		cmd := exec.CommandContext(ctx, "ip", "netns", "exec", nodeNamespace(name), self, insideCommand, name, e.assets, out, e.churn.String())
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 		if err := cmd.Run(); err != nil {
@@ -87,7 +87,7 @@ func insideMain(ctx context.Context, args []string) (err error) {
 		return fmt.Errorf("making a working directory: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	w, err := newNMIWorld(ctx, &environment{dir: dir, assets: args[1], churn: churn})
+	w, err := newNMIWorld(ctx, args[0], &environment{dir: dir, assets: args[1], churn: churn})
 	if err != nil {
 		return err
 	}
@@ -102,19 +102,20 @@ func insideMain(ctx context.Context, args []string) (err error) {
 // nmiWorld is a real API server, the emulator with the IMDS of one VM, and NMI.
 type nmiWorld struct {
 	*micWorld
-	nmi     *process
-	metrics string
-	bare    *process
+	scenario string
+	nmi      *process
+	metrics  string
+	bare     *process
 }
 
 var nmiVM = azure.VMID(micSubscription, micNodeGroup, "vm")
 
-func newNMIWorld(ctx context.Context, e *environment) (_ *nmiWorld, err error) {
+func newNMIWorld(ctx context.Context, scenario string, e *environment) (_ *nmiWorld, err error) {
 	cloud, err := newCloud(ctx, e, "--imds=listen="+metadataIP+":80,resource="+nmiVM)
 	if err != nil {
 		return nil, err
 	}
-	return &nmiWorld{micWorld: cloud}, nil
+	return &nmiWorld{micWorld: cloud, scenario: scenario}, nil
 }
 
 func (w *nmiWorld) close() error {
@@ -214,10 +215,18 @@ func (w *nmiWorld) runPods(ctx context.Context, from, to int) error {
 		if err != nil {
 			return err
 		}
-		p.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: podIP(i), PodIPs: []corev1.PodIP{{IP: podIP(i)}}, HostIP: nmiNodeIP, HostIPs: []corev1.HostIP{{IP: nmiNodeIP}}}
+		p.Status = runningAt(podIP(i))
 		_, err = w.clientset.CoreV1().Pods(micNamespace).UpdateStatus(ctx, p, metav1.UpdateOptions{})
 		return err
 	})
+}
+
+// runningAt is what the kubelet reports of a pod that runs.
+func runningAt(address string) corev1.PodStatus {
+	return corev1.PodStatus{
+		Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}},
+		HostIP: nmiNodeIP, HostIPs: []corev1.HostIP{{IP: nmiNodeIP}},
+	}
 }
 
 // assignedIdentity is what MIC writes about a pod.
