@@ -23,9 +23,9 @@ const (
 // with a copy of the binding and identity that say so.
 //
 // +kubebuilder:pruning:PreserveUnknownFields
-// +kubebuilder:validation:XValidation:fieldPath=`.pod`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) && optional.of(self) == oldSelf || has(self.pod) && self.pod != ""`,message=`the name of the pod`,optionalOldSelf=true
-// +kubebuilder:validation:XValidation:fieldPath=`.podNamespace`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) && optional.of(self) == oldSelf || has(self.podNamespace) && self.podNamespace != ""`,message=`the namespace of the pod`,optionalOldSelf=true
-// +kubebuilder:validation:XValidation:fieldPath=`.nodename`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) && optional.of(self) == oldSelf || has(self.nodename) && self.nodename != ""`,message=`the node of the pod; the name of the field is nodename, in lower case`,optionalOldSelf=true
+// +kubebuilder:validation:XValidation:fieldPath=`.pod`,reason=`FieldValueRequired`,rule=`has(self.pod) && self.pod != "" || oldSelf == optional.of(self) && optional.of(self) == oldSelf`,message=`the name of the pod`,optionalOldSelf=true
+// +kubebuilder:validation:XValidation:fieldPath=`.podNamespace`,reason=`FieldValueRequired`,rule=`has(self.podNamespace) && self.podNamespace != "" || oldSelf == optional.of(self) && optional.of(self) == oldSelf`,message=`the namespace of the pod`,optionalOldSelf=true
+// +kubebuilder:validation:XValidation:fieldPath=`.nodename`,reason=`FieldValueRequired`,rule=`has(self.nodename) && self.nodename != "" || oldSelf == optional.of(self) && optional.of(self) == oldSelf`,message=`the node of the pod; the name of the field is nodename, in lower case`,optionalOldSelf=true
 type AzureAssignedIdentitySpec struct {
 	// Metadata is unused; older releases stored it, so it is kept.
 	// +kubebuilder:pruning:PreserveUnknownFields

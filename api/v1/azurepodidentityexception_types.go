@@ -8,7 +8,7 @@ import (
 // managed identity.
 //
 // +kubebuilder:pruning:PreserveUnknownFields
-// +kubebuilder:validation:XValidation:fieldPath=`.podLabels`,reason=`FieldValueRequired`,rule=`oldSelf == optional.of(self) && optional.of(self) == oldSelf || has(self.podLabels) && self.podLabels.size() > 0`,message=`the labels of which a pod must have one to be excepted; without any, no pod is; the name of the field is podLabels: the capitalisation of field names counts`,optionalOldSelf=true
+// +kubebuilder:validation:XValidation:fieldPath=`.podLabels`,reason=`FieldValueRequired`,rule=`has(self.podLabels) && self.podLabels.size() > 0 || oldSelf == optional.of(self) && optional.of(self) == oldSelf`,message=`the labels of which a pod must have one to be excepted; without any, no pod is; the name of the field is podLabels: the capitalisation of field names counts`,optionalOldSelf=true
 type AzurePodIdentityExceptionSpec struct {
 	// Metadata is unused; older releases stored it, so it is kept.
 	// +kubebuilder:pruning:PreserveUnknownFields

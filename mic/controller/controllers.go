@@ -165,7 +165,7 @@ func New(ctx context.Context, config *rest.Config, live client.Client, engine *c
 	}
 	targets := &targetReconciler{
 		world: w, engine: engine, departures: leaving, events: ev, metrics: o.Metrics, start: c.start,
-		status: &statusWriter{writer: m.GetClient(), events: ev, metrics: o.Metrics, parallel: o.Parallel},
+		status: newStatusWriter(m.GetClient(), ev, o.Metrics, o.Parallel),
 	}
 	writer := conditionWriter{writer: m.GetClient(), metrics: o.Metrics}
 	if o.Upgrade != nil {

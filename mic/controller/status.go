@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	lru "k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -28,6 +29,25 @@ type statusWriter struct {
 	metrics *metric.MIC
 	// parallel is how many writes run at once for one target.
 	parallel int
+	// outdated are the versions that are known to be no object's last one.
+	outdated *lru.LRUExpireCache
+}
+
+// objectVersion is an object as it was once.
+type objectVersion struct {
+	uid             types.UID
+	resourceVersion string
+}
+
+// Bounds of the memory of outdated versions. The cache learns of a write within
+// seconds; one that is not remembered costs a request that is refused.
+const (
+	maxOutdated  = 8192
+	outdatedTime = time.Minute
+)
+
+func newStatusWriter(writer client.Client, ev events, metrics *metric.MIC, parallel int) *statusWriter {
+	return &statusWriter{writer: writer, events: ev, metrics: metrics, parallel: parallel, outdated: lru.NewLRUExpireCache(maxOutdated)}
 }
 
 // each writes to all objects and returns the first error.
@@ -93,8 +113,14 @@ func (w *statusWriter) released(ctx context.Context, a *v1.AzureAssignedIdentity
 // patch writes a merge patch to the object as it was read. It reports false if
 // the object is another by now: what changed it is an event that brings its
 // target back. An announced object was changed by MIC itself a moment ago, and
-// so comes back too.
+// so comes back too. When many pods come at once, passes follow each other faster
+// than the cache learns of their writes: what the one before has written is not
+// asked of the API server again.
 func (w *statusWriter) patch(ctx context.Context, a *v1.AzureAssignedIdentity, body map[string]any) (bool, error) {
+	read := objectVersion{a.UID, a.ResourceVersion}
+	if _, known := w.outdated.Get(read); known {
+		return false, nil
+	}
 	meta, ok := body["metadata"].(map[string]any)
 	if !ok {
 		meta = map[string]any{}
@@ -109,11 +135,15 @@ func (w *statusWriter) patch(ctx context.Context, a *v1.AzureAssignedIdentity, b
 	err = w.writer.Patch(ctx, target, client.RawPatch(types.MergePatchType, raw))
 	switch {
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
+		w.outdated.Add(read, nil, outdatedTime)
 		return false, nil
 	case err != nil:
 		w.metrics.KubernetesAPIErrors.WithLabelValues(metric.OpAssignedIdentityStatus).Inc()
 		w.events.statusError(a, err)
 		return false, fmt.Errorf("writing status of AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, err)
+	}
+	if target.ResourceVersion != a.ResourceVersion { // it is the same if nothing was new
+		w.outdated.Add(read, nil, outdatedTime)
 	}
 	return true, nil
 }

@@ -88,7 +88,7 @@ func TestAnObjectThatCannotBeWrittenHoldsUpNobody(t *testing.T) {
 	w := &world{cached: c, live: c, namespace: "mic"}
 	r := &targetReconciler{
 		world: w, engine: engine, events: ev, metrics: metrics, start: &start{done: make(chan struct{})}, departures: &departures{},
-		status: &statusWriter{writer: c, events: ev, metrics: metrics, parallel: 2},
+		status: newStatusWriter(c, ev, metrics, 2),
 	}
 	close(r.start.done)
 	_, err = r.Reconcile(t.Context(), place{target: target.Key()})
