@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -263,7 +262,6 @@ func nmiMemory(ctx context.Context, w *nmiWorld) ([]Result, error) {
 		identities = 100
 		bindings   = 1000
 		elsewhere  = 30_000
-		perNode    = 100
 	)
 	if err := w.makeIdentities(ctx, identities); err != nil {
 		return nil, err
@@ -295,17 +293,11 @@ func nmiMemory(ctx context.Context, w *nmiWorld) ([]Result, error) {
 		return nil, err
 	}
 	fmt.Printf("bench: %d pods elsewhere in the cluster\n", elsewhere)
-	if err := inParallel(ctx, elsewhere, func(ctx context.Context, i int) error {
-		p := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: micNamespace, Name: fmt.Sprintf("elsewhere%05d", i), Labels: map[string]string{v1.BindingLabelKey: "sel"}},
-			Spec:       corev1.PodSpec{NodeName: nodeName(1 + i/perNode), Containers: []corev1.Container{{Name: "c", Image: "none"}}},
-		}
-		if _, err := w.clientset.CoreV1().Pods(micNamespace).Create(ctx, p, metav1.CreateOptions{}); err != nil {
-			return err
-		}
-		id := azure.Identity{ID: azure.IdentityID(micSubscription, micIDGroup, identityName(i%identities)), ClientID: micClientID}
-		return w.client.Create(ctx, assignedIdentity(p.Name, p.Spec.NodeName, id, v1.AssignedIDAssigned))
-	}); err != nil {
+	id := azure.Identity{ID: azure.IdentityID(micSubscription, micIDGroup, identityName(0)), ClientID: micClientID}
+	if err := w.fillElsewhere(ctx, elsewhere, id); err != nil {
+		return nil, err
+	}
+	if err := poll(ctx, time.Minute, "pods elsewhere", func() error { return w.known(ctx, elsewhere) }); err != nil {
 		return nil, err
 	}
 	if _, _, err := ask(); err != nil {

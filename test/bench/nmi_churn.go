@@ -30,6 +30,9 @@ const (
 	withdrawnFor              = time.Second
 	// churnPatience is how long a pod may be without any token.
 	churnPatience = time.Minute
+	// A sandbox is made within a time between these two, once the kubelet has heard of
+	// the pod: sooner than any runtime has a container running.
+	shortestSandbox, longestSandbox = 200 * time.Millisecond, 800 * time.Millisecond
 	// churnSettled is from when on as many pods go as come, and so NMI's memory is
 	// compared.
 	churnSettled = longestLife + 25*time.Second
@@ -49,13 +52,13 @@ func nmiChurn(ctx context.Context, w *nmiWorld) ([]Result, error) {
 	if err := w.startNMI(ctx); err != nil {
 		return nil, err
 	}
-	c := &churn{w: w, ids: ids, asking: map[int]*churning{}, last: map[string]int{}}
+	c := &churn{w: w, ids: ids, asking: map[int]*churning{}, last: map[string]*churning{}}
 	for i := range nmiPods {
 		c.free = append(c.free, podIP(i))
 	}
 	watching, stopWatching := context.WithCancel(ctx)
 	watched, err := c.hear(watching)
-	defer func() { stopWatching(); <-watched }()
+	defer func() { stopWatching(); watched.Wait() }()
 	if err != nil {
 		return nil, err
 	}
@@ -110,8 +113,8 @@ type churn struct {
 	to   io.Writer // the pods' processes
 
 	mu      sync.Mutex
-	free    []string       // addresses, the one that was freed last at the end
-	last    map[string]int // the identity of the pod that had the address before
+	free    []string             // addresses, the one that was freed last at the end
+	last    map[string]*churning // the pod that had the address before
 	asking  map[int]*churning
 	tokens  int
 	without int
@@ -120,12 +123,17 @@ type churn struct {
 
 // churning is a pod.
 type churning struct {
-	id        azure.Identity
+	identity  int
+	before    *churning     // that had its address
 	first     chan struct{} // closed with its first token
+	scheduled chan struct{} // closed when the kubelet has heard of it
+	ending    chan struct{} // closed when the kubelet has heard of its deletion
+	ended     chan struct{} // closed when its processes have
 	got       int
 	lastAsked time.Time // of the requests that got a token
 	withdrawn time.Time
 	heard     time.Time // that it was, by a watch
+	deleted   time.Time // that it was, by the kubelet
 }
 
 // run lets pods come for a time, and returns what NMI's memory was.
@@ -165,21 +173,31 @@ func (c *churn) run(ctx context.Context, duration time.Duration) (*churnMemory, 
 	}
 }
 
-// pod is the life of one pod, as scheduler, kubelet and MIC write it.
+// pod is the life of one pod, as scheduler, kubelet and MIC bring it about. The
+// kubelet knows of it what a watch of its own tells, as NMI does.
 func (c *churn) pod(ctx context.Context, n int) error {
+	p := &churning{first: make(chan struct{}), scheduled: make(chan struct{}), ending: make(chan struct{}), ended: make(chan struct{})}
+	c.mu.Lock()
+	c.asking[n] = p
+	c.mu.Unlock()
 	name := podName(n)
 	object, err := c.create(ctx, name)
 	if err != nil {
 		return fmt.Errorf("creating a pod: %w", err)
 	}
-	address, identity, err := c.take()
-	if err != nil {
+	if err := happened(ctx, p.scheduled, "the kubelet to hear of a pod"); err != nil {
 		return err
 	}
-	p := &churning{id: c.ids[identity], first: make(chan struct{})}
-	c.mu.Lock()
-	c.asking[n] = p
-	c.mu.Unlock()
+	address, free := c.take(p)
+	for !free { // a busy machine does not let pods end as fast as they come
+		if err := pause(ctx, time.Second/churnPods); err != nil {
+			return err
+		}
+		address, free = c.take(p)
+	}
+	if err := pause(ctx, shortestSandbox+rand.N(longestSandbox-shortestSandbox)); err != nil { //nolint:gosec // not a secret
+		return err
+	}
 	// Its processes run before its address is reported and its identity assigned.
 	if err := c.tell(churnOrder{Pod: n, Address: address}); err != nil {
 		return err
@@ -187,7 +205,7 @@ func (c *churn) pod(ctx context.Context, n int) error {
 	if err := c.report(ctx, object, address); err != nil {
 		return fmt.Errorf("reporting a pod: %w", err)
 	}
-	assigned, err := c.assign(ctx, object, p.id)
+	assigned, err := c.assign(ctx, object, c.ids[p.identity])
 	if err != nil {
 		return fmt.Errorf("assigning an identity: %w", err)
 	}
@@ -195,16 +213,13 @@ func (c *churn) pod(ctx context.Context, n int) error {
 	if err := pause(ctx, shortestLife+rand.N(longestLife-shortestLife)); err != nil { //nolint:gosec // not a secret
 		return err
 	}
-	patience := time.NewTimer(churnPatience)
-	defer patience.Stop()
-	select {
-	case <-p.first:
-	case <-patience.C:
+	if err := happened(ctx, p.first, "a token"); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
 		c.mu.Lock()
 		c.without++
 		c.mu.Unlock()
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 	if err := c.tell(churnOrder{Pod: n, Address: address, Hurry: true}); err != nil {
 		return err
@@ -225,12 +240,18 @@ func (c *churn) pod(ctx context.Context, n int) error {
 	if err := c.remove(ctx, func(ctx context.Context) error { return pods.Delete(ctx, name, *metav1.NewDeleteOptions(30)) }); err != nil {
 		return fmt.Errorf("deleting a pod: %w", err)
 	}
+	if err := happened(ctx, p.ending, "the kubelet to hear of a deletion"); err != nil {
+		return err
+	}
 	if err := c.tell(churnOrder{Pod: n}); err != nil {
+		return err
+	}
+	if err := happened(ctx, p.ended, "the processes of a pod to end"); err != nil {
 		return err
 	}
 	// Its address is another pod's before its object is gone.
 	c.mu.Lock()
-	c.free, c.last[address] = append(c.free, address), identity
+	c.free, c.last[address] = append(c.free, address), p
 	c.mu.Unlock()
 	if err := pause(ctx, rand.N(time.Second)); err != nil { //nolint:gosec // not a secret
 		return err
@@ -241,6 +262,20 @@ func (c *churn) pod(ctx context.Context, n int) error {
 		return fmt.Errorf("deleting a pod: %w", err)
 	}
 	return nil
+}
+
+// happened waits for what should happen within churnPatience.
+func happened(ctx context.Context, c <-chan struct{}, what string) error {
+	patience := time.NewTimer(churnPatience)
+	defer patience.Stop()
+	select {
+	case <-c:
+		return nil
+	case <-patience.C:
+		return fmt.Errorf("waiting for %s: it took more than %s", what, churnPatience)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -256,16 +291,20 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // take gives a pod the address that was freed last, and another identity than the
 // pod had that had it before.
-func (c *churn) take() (address string, identity int, err error) {
+func (c *churn) take(p *churning) (address string, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.free) == 0 {
-		return "", 0, errors.New("no address is free")
+		return "", false
 	}
 	address = c.free[len(c.free)-1]
 	c.free = c.free[:len(c.free)-1]
-	identity = (c.last[address] + 1 + rand.IntN(churnIdentities-1)) % churnIdentities //nolint:gosec // not a secret
-	return address, identity, nil
+	p.before = c.last[address]
+	p.identity = rand.IntN(churnIdentities) //nolint:gosec // not a secret
+	if p.before != nil {
+		p.identity = (p.before.identity + 1 + rand.IntN(churnIdentities-1)) % churnIdentities //nolint:gosec // not a secret
+	}
+	return address, true
 }
 
 // churnOrder tells the processes of a pod to start, to ask often from now on, or
@@ -280,6 +319,7 @@ type churnAnswer struct {
 	Pod      int
 	ClientID string
 	Sent     time.Time
+	Ended    bool `json:",omitempty"` // all processes of the pod have ended
 }
 
 // startPods starts the program that is the pods' processes.
@@ -334,22 +374,36 @@ func (c *churn) read(out io.Reader) error {
 		if err := json.Unmarshal(bytes.TrimSpace(lines.Bytes()), &a); err != nil {
 			return fmt.Errorf("reading what pods got: %w", err)
 		}
-		c.mu.Lock()
-		p := c.asking[a.Pod]
-		c.tokens++
-		if p.got++; p.got == 1 {
-			close(p.first)
-		}
-		if a.ClientID != p.id.ClientID {
-			c.wrongs = append(c.wrongs, fmt.Sprintf("pod %d, whose identity is %s, got a token of %s", a.Pod, p.id.ClientID, a.ClientID))
-		}
-		if a.Sent.After(p.lastAsked) {
-			p.lastAsked = a.Sent
-		}
-		c.mu.Unlock()
+		c.judge(a)
 	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("reading what pods got: %w", err)
 	}
 	return nil
+}
+
+func (c *churn) judge(a churnAnswer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.asking[a.Pod]
+	if a.Ended {
+		close(p.ended)
+		return
+	}
+	c.tokens++
+	if p.got++; p.got == 1 {
+		close(p.first)
+	}
+	if a.Sent.After(p.lastAsked) {
+		p.lastAsked = a.Sent
+	}
+	if own := c.ids[p.identity].ClientID; a.ClientID != own {
+		wrong := fmt.Sprintf("pod %d, whose identity is %s, got a token of %s", a.Pod, own, a.ClientID)
+		if b := p.before; b != nil && a.ClientID == c.ids[b.identity].ClientID {
+			wrong += fmt.Sprintf(", which was withdrawn %s before the request from the pod that had the address, as watches told %s before; of that one's deletion they told %s before",
+				a.Sent.Sub(b.withdrawn), a.Sent.Sub(b.heard), a.Sent.Sub(b.deleted))
+		}
+		c.wrongs = append(c.wrongs, wrong)
+		fmt.Println("bench: WRONG:", wrong)
+	}
 }

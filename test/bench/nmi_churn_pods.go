@@ -36,6 +36,11 @@ type churnProcesses struct {
 func churnMain(ctx context.Context, in io.Reader, out io.Writer) error {
 	var mu sync.Mutex
 	answers := json.NewEncoder(out)
+	answer := func(a churnAnswer) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = answers.Encode(a) // who reads has the error
+	}
 	running := map[int]churnProcesses{}
 	var processes sync.WaitGroup
 	defer processes.Wait()
@@ -59,15 +64,18 @@ func churnMain(ctx context.Context, in io.Reader, out io.Writer) error {
 		alive, end := context.WithCancel(ctx)
 		hurry := make(chan struct{})
 		running[o.Pod] = churnProcesses{end, hurry}
+		var own sync.WaitGroup
 		for _, keep := range []bool{true, false} {
-			processes.Go(func() {
+			own.Go(func() {
 				askWhile(alive, o.Address, keep, hurry, func(clientID string, sent time.Time) {
-					mu.Lock()
-					defer mu.Unlock()
-					_ = answers.Encode(churnAnswer{o.Pod, clientID, sent}) // who reads has the error
+					answer(churnAnswer{Pod: o.Pod, ClientID: clientID, Sent: sent})
 				})
 			})
 		}
+		processes.Go(func() {
+			own.Wait()
+			answer(churnAnswer{Pod: o.Pod, Ended: true})
+		})
 	}
 	return orders.Err()
 }
