@@ -134,18 +134,21 @@ func TestRetryAfter(t *testing.T) {
 	for name, test := range map[string]struct {
 		header, value string
 		min, max      time.Duration
+		sent          string // the response's Date
 	}{
-		"seconds":            {"Retry-After", "20", 20 * time.Second, 20 * time.Second},
-		"milliseconds":       {"x-ms-retry-after-ms", "150", 150 * time.Millisecond, 150 * time.Millisecond},
-		"a date":             {"Retry-After", time.Now().Add(time.Minute).UTC().Format(http.TimeFormat), 50 * time.Second, time.Minute},
-		"a date in the past": {"Retry-After", time.Now().Add(-time.Minute).UTC().Format(http.TimeFormat), 0, 0},
-		"a negative number":  {"Retry-After", "-5", 0, 0},
-		"something else":     {"Retry-After", "soon", 0, 0},
-		"nothing":            {"Other", "1", 0, 0},
+		"seconds":                            {"Retry-After", "20", 20 * time.Second, 20 * time.Second, ""},
+		"milliseconds":                       {"x-ms-retry-after-ms", "150", 150 * time.Millisecond, 150 * time.Millisecond, ""},
+		"a date":                             {"Retry-After", time.Now().Add(time.Minute).UTC().Format(http.TimeFormat), 50 * time.Second, time.Minute, ""},
+		"a date in the past":                 {"Retry-After", time.Now().Add(-time.Minute).UTC().Format(http.TimeFormat), 0, 0, ""},
+		"a date, by the clock of the server": {"Retry-After", "Sat, 03 Jan 2037 10:00:30 GMT", 30 * time.Second, 30 * time.Second, "Sat, 03 Jan 2037 10:00:00 GMT"},
+		"a negative number":                  {"Retry-After", "-5", 0, 0, ""},
+		"something else":                     {"Retry-After", "soon", 0, 0, ""},
+		"nothing":                            {"Other", "1", 0, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := http.Header{}
 			h.Set(test.header, test.value)
+			h.Set("Date", test.sent)
 			if got := RetryAfter(h); got < test.min || got > test.max {
 				t.Errorf("%s, want %s to %s", got, test.min, test.max)
 			}
