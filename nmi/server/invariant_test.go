@@ -32,9 +32,12 @@ import (
 // are beyond doubt must get its token, or refusing everything would pass.
 func TestNeverTheWrongToken(t *testing.T) {
 	histories := soak.Size(t, "histories", 3, 200)
-	operations := soak.Size(t, "operations of each", 500, 2000)
+	operations := soak.Size(t, "operations of each", 1000, 2000)
 	for seed := range histories {
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { testHistory(t, uint64(seed), operations) })
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel() // most of a history is waiting
+			testHistory(t, uint64(seed), operations)
+		})
 	}
 }
 
@@ -58,7 +61,7 @@ func testHistory(t *testing.T, seed uint64, operations int) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	askers := &askers{t: t, h: h, seed: seed, completed: make(chan struct{})}
+	askers := &askers{t: t, h: h, seed: seed, served: make(chan struct{})}
 	h.start = func(i *onePod) {
 		for n := range 2 {
 			askers.running.Go(func() { askers.pod(ctx, i, n == 0) })
@@ -68,10 +71,14 @@ func testHistory(t *testing.T, seed uint64, operations int) {
 
 	for range operations {
 		h.random()
-		// A few requests end before the next one, so that they fall on all of them.
-		for range h.rng.IntN(3) {
-			if h.pick(func(i *onePod) bool { return !i.isDead() && i.rights[len(i.rights)-1].certain }) != nil {
-				<-askers.completed
+		// A few tokens are handed out before the next one, so that requests fall on all
+		// operations: to a pod that must get one, since nothing changes meanwhile.
+		for range h.rng.IntN(5) {
+			if h.pick(func(i *onePod) bool {
+				now := i.rights[len(i.rights)-1]
+				return !i.isDead() && now.certain && len(now.ids) > 0
+			}) != nil {
+				<-askers.served
 			}
 		}
 	}
@@ -105,7 +112,7 @@ type askers struct {
 	running               sync.WaitGroup
 	pods                  atomic.Int64
 	tokens, refusals, cut atomic.Int64
-	completed             chan struct{}
+	served                chan struct{} // a token to a pod
 }
 
 // trackedConn is a connection of a pod's process.
@@ -175,8 +182,11 @@ func (a *askers) pod(ctx context.Context, i *onePod, keep bool) {
 			on.owned.Store(true)
 		}
 		a.judge(fmt.Sprintf("pod %s, number %d", i.name, i.number), q, answer, i.during(from, to), true)
+		if answer.status != http.StatusOK {
+			continue
+		}
 		select {
-		case a.completed <- struct{}{}:
+		case a.served <- struct{}{}:
 		default:
 		}
 	}
