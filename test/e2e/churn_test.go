@@ -38,7 +38,7 @@ func TestChurn(t *testing.T) {
 	}
 	apply(t, manifests.String())
 
-	before := nmiMemory(t)
+	var settled float64 // once caches and pools are filled
 	come := time.NewTicker(each)
 	defer come.Stop()
 	var living sync.WaitGroup
@@ -49,9 +49,16 @@ func TestChurn(t *testing.T) {
 			}
 		})
 		<-come.C
+		if b == batches/5 {
+			settled = nmiMemory(t)
+		}
 	}
 	living.Wait()
-	t.Logf("%d pods; memory of NMI %.1f MiB before, %.1f MiB after", batches*batch, before, nmiMemory(t))
+	after := nmiMemory(t)
+	t.Logf("%d pods; memory of NMI %.1f MiB after a fifth of them, %.1f MiB after all", batches*batch, settled, after)
+	if after > 1.1*settled {
+		t.Errorf("NMI's memory grew from %.1f to %.1f MiB", settled, after)
+	}
 }
 
 // churnBatch is the life of some pods: they come, get their tokens, end and are
