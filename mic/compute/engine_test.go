@@ -352,3 +352,32 @@ func TestAWrongSecretIsNoIdentitysFault(t *testing.T) {
 		t.Errorf("error %v, result %+v", err, result)
 	}
 }
+
+// A token may be refused although this machine's clock calls it valid, as after the
+// clock was set back.
+func TestARefusedTokenIsReplaced(t *testing.T) {
+	w := newWorld(t, azure.Settings{})
+	a := w.identity("a")
+	must(w.azure.AddFault(azure.Fault{Service: azure.ServiceARM, Status: 401, Code: "ExpiredAuthenticationToken", Message: "expired", Count: 1}))
+	if _, err := w.reconcile(w.pool, a); !arm.IsForbidden(err) {
+		t.Fatalf("error %v", err)
+	}
+	w.now = w.now.Add(time.Hour)
+	w.sure(w.pool, a)
+	w.has(w.pool, "a")
+	if n := len(w.azure.Calls(azure.CallFilter{Service: azure.ServiceAAD, Operation: azure.OpToken})); n != 2 {
+		t.Errorf("%d tokens were asked for, want a second one", n)
+	}
+
+	// Being refused again and again does not mean to ask again and again.
+	must(w.azure.AddFault(azure.Fault{Service: azure.ServiceARM, Status: 401, Code: "InvalidAuthenticationToken", Message: "no", Count: 3}))
+	for range 3 {
+		w.now = w.now.Add(time.Hour)
+		if _, err := w.reconcile(w.pool); !arm.IsForbidden(err) {
+			t.Fatalf("error %v", err)
+		}
+	}
+	if n := len(w.azure.Calls(azure.CallFilter{Service: azure.ServiceAAD, Operation: azure.OpToken})); n != 2 {
+		t.Errorf("%d tokens were asked for", n)
+	}
+}

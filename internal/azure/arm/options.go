@@ -33,7 +33,7 @@ func ClientOptions(c *cloud.Cloud, budget *Budget, userAgent string) *azarm.Clie
 				StatusCodes: []int{http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout},
 			},
 			PerCallPolicies:  []policy.Policy{userAgentPolicy(userAgent), acceptedPatch{}},
-			PerRetryPolicies: []policy.Policy{budget},
+			PerRetryPolicies: []policy.Policy{budget, refusedToken{c}},
 		},
 		// The compute provider is registered in any subscription that has nodes,
 		// and MIC may not register providers.
@@ -51,4 +51,18 @@ func (p userAgentPolicy) Do(req *policy.Request) (*http.Response, error) {
 		req.Raw().Header.Set("User-Agent", string(p)+" "+req.Raw().Header.Get("User-Agent"))
 	}
 	return req.Next()
+}
+
+// refusedToken tells the credential of tokens that ARM does not take.
+type refusedToken struct{ cloud *cloud.Cloud }
+
+// Do implements policy.Policy.
+func (p refusedToken) Do(req *policy.Request) (*http.Response, error) {
+	response, err := req.Next()
+	if err == nil && response.StatusCode == http.StatusUnauthorized {
+		if c, ok := p.cloud.Credential.(interface{ Refused() }); ok {
+			c.Refused()
+		}
+	}
+	return response, err
 }

@@ -80,7 +80,11 @@ func Open(o Options) (*Cloud, error) {
 
 // NewCredential returns the credential of the configuration: a managed identity
 // of the node, or the service principal with its secret.
-func NewCredential(c *Config, environment Environment, client *http.Client) (azcore.TokenCredential, error) {
+func NewCredential(c *Config, environment Environment, client *http.Client) (*Renewable, error) {
+	return NewRenewable(func() (azcore.TokenCredential, error) { return begin(c, environment, client) })
+}
+
+func begin(c *Config, environment Environment, client *http.Client) (azcore.TokenCredential, error) {
 	options := policy.ClientOptions{Cloud: environment.Configuration, Transport: client}
 	if c.UseManagedIdentity {
 		mi := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: options}
