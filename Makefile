@@ -38,6 +38,7 @@ LDFLAGS := -s -w -X $(STAMP).Version=$(VERSION) -X $(STAMP).Commit=$(COMMIT) -X 
 controller-gen := $(TOOLS)/controller-gen-$(CONTROLLER_GEN_VERSION)
 golangci-lint  := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 gotestsum      := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)
+gotestsum-module := gotest.tools/gotestsum@$(GOTESTSUM_VERSION)
 localcluster   := $(GO) run ./test/cluster/cmd/localcluster
 
 .DEFAULT_GOAL := help
@@ -53,13 +54,21 @@ demo: prerequisites ## Start a real node, install the chart, tell the whole stor
 test: all-binaries unit e2e ## Unit tests, tests against a real API server, end-to-end tests on a real node
 	@test/counts.sh $(RESULTS)/unit.json $(RESULTS)/e2e.json
 
-# One build of all that both need takes less time than two. What it is built from is
-# downloaded while packages are installed and what needs no download is built.
+# Kubernetes is the longest build by far. While its modules are still on their way, the
+# processors build what needs fewer: the standard library, cert-manager, what our tests
+# are made of. They do that one after the other, since builds at the same time would
+# compile twice what they share; much of it is Kubernetes's, too.
 .PHONY: all-binaries
 all-binaries:
-	@$(GO) build std & \
-	for module in kubernetes certmanager; do (cd test/cluster/binaries/$$module && $(GO) mod download) & done; \
-	test/prerequisites.sh && $(localcluster) all-binaries >/dev/null; status=$$?; wait; exit $$status
+	@for module in kubernetes certmanager; do (cd test/cluster/binaries/$$module && $(GO) mod download) & done; \
+	test/prerequisites.sh & prerequisites=$$!; \
+	$(if $(wildcard $(CACHE)/bin/*/kubelet),,$(meanwhile) &&) \
+	wait $$prerequisites && $(localcluster) all-binaries >/dev/null; status=$$?; wait; exit $$status
+
+meanwhile = $(GO) build std && $(localcluster) base-binaries && \
+	{ test -e $(gotestsum) || { $(call install,$(gotestsum-module),$(gotestsum)); }; } && $(compile)
+# What tests and programs consist of is compiled, and nothing linked.
+compile = $(GO) list -deps -test -f '{{if and .GoFiles (not (or .Standard .ForTest (eq .Name "main")))}}{{.ImportPath}}{{end}}' ./... | xargs $(GO) build
 
 ##@ Development
 
@@ -156,18 +165,18 @@ prerequisites:
 	@test/prerequisites.sh
 
 $(controller-gen):
-	@$(call install,sigs.k8s.io/controller-tools/cmd/controller-gen@$(CONTROLLER_GEN_VERSION))
+	@$(call install,sigs.k8s.io/controller-tools/cmd/controller-gen@$(CONTROLLER_GEN_VERSION),$@)
 
 $(golangci-lint):
-	@$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION))
+	@$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION),$@)
 
 $(gotestsum):
-	@$(call install,gotest.tools/gotestsum@$(GOTESTSUM_VERSION))
+	@$(call install,$(gotestsum-module),$@)
 
 # install builds a tool in a folder of its own, so that an interrupted build
 # leaves nothing that looks finished.
 define install
-echo "building $(1)" && rm -rf $(TOOLS)/new.$(@F) && GOBIN=$(TOOLS)/new.$(@F) $(GO) install $(1) && mv $(TOOLS)/new.$(@F)/* $@ && rm -rf $(TOOLS)/new.$(@F)
+echo "building $(1)" && rm -rf $(2).new && GOBIN=$(2).new $(GO) install $(1) && mv $(2).new/* $(2) && rm -rf $(2).new
 endef
 
 .PHONY: help

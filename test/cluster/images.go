@@ -31,6 +31,11 @@ func (c *Cluster) LoadImages(ctx context.Context, specs ...image.Spec) error {
 	return c.loadImages(ctx, specs...)
 }
 
+// CompileBaseImages builds the binaries of the cluster's own images ahead of Up; that needs neither root nor Linux.
+func (c *Cluster) CompileBaseImages(ctx context.Context) error {
+	return c.builder.Compile(ctx, c.baseImages()...)
+}
+
 func (c *Cluster) loadImages(ctx context.Context, specs ...image.Spec) error {
 	built, err := c.builder.BuildAll(ctx, specs...)
 	if err != nil {

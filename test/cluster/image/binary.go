@@ -64,6 +64,12 @@ func (b *Builder) binaries(ctx context.Context, specs []Spec) ([]string, error) 
 	return paths, nil
 }
 
+// Compile builds the binaries of images ahead of time, so that making the images only packs them.
+func (b *Builder) Compile(ctx context.Context, specs ...Spec) error {
+	_, err := b.binaries(ctx, specs)
+	return err
+}
+
 // group is one run of go build.
 type group struct {
 	moduleDir, ldflags string

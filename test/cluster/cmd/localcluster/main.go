@@ -28,6 +28,7 @@ Runs a real one-node Kubernetes cluster on this machine. Needs root on Linux.
   images [name…]  build images of webhook, mic and nmi (default: all three) from this tree and load them
   binaries        build kubectl, helm, kube-apiserver and etcd if needed and print their directory; needs no root
   all-binaries    the same with the programs of a node, which are Linux's
+  base-binaries   build the programs of the cluster's own images, cert-manager's above all
   leftovers       list what the cluster has on this machine; exit 1 if there is anything
 
 Flags:
@@ -74,7 +75,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if command != "images" && len(rest) > 0 {
 		return fmt.Errorf("%s takes no arguments, got %q", command, rest)
 	}
-	if command == "binaries" || command == "all-binaries" {
+	if strings.HasSuffix(command, "binaries") {
 		opts.Out = stderr // standard output is for the path
 	}
 	c, err := cluster.New(opts)
@@ -102,6 +103,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		fmt.Fprintln(stdout, dir)
 		return nil
+	case "base-binaries":
+		return c.CompileBaseImages(ctx)
 	case "images":
 		specs, err := selectImages(image.Product(repository, tag, ""), rest)
 		if err != nil {
