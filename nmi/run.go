@@ -44,6 +44,13 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
+	if o.metadataIP6 == "" && kernelHasIPv6() {
+		var left sync.WaitGroup
+		defer left.Wait()
+		leftCtx, stop := context.WithCancel(ctx)
+		defer stop()
+		left.Go(func() { removeLeftIPv6(leftCtx, redirect.NewIP6Tables, time.Duration(o.redirectSeconds)*time.Second) })
+	}
 	return runWith(ctx, o, clients, redirects)
 }
 
