@@ -173,13 +173,34 @@ func TestServicePrincipalWithCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app, err := w.azure.PutApp(azure.App{Certificates: []string{string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}})
+	app, err := w.azure.PutApp(azure.App{
+		Certificates: []string{string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))},
+		TenantIDs:    []string{w.azure.TenantID(), otherTenant},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.setSecret("default", "app", map[string][]byte{"certificate": bundle, "password": []byte("pw")})
 	w.assignSpec("web", "app", w.principal(app, func(s *v1.AzureIdentitySpec) { s.Type = v1.ServicePrincipalCertificate }))
 	wantPrincipal(t, w.get(webIP, tokenURL, nil).tokenOf(t), app, w.azure.TenantID())
+
+	// Unlike in 1.8, which had auxiliary tenants for type 1 only.
+	w.assignSpec("web", "app", w.principal(app, func(s *v1.AzureIdentitySpec) {
+		s.Type, s.AuxiliaryTenantIDs = v1.ServicePrincipalCertificate, []string{otherTenant}
+	}))
+	wantPrincipals(t, w.get(webIP, tokenURL, nil), app, w.azure.TenantID(), otherTenant)
+}
+
+// wantPrincipals checks an answer with tokens of several tenants.
+func wantPrincipals(t *testing.T, r reply, app azure.App, tenants ...string) {
+	t.Helper()
+	var all []map[string]string
+	if err := json.Unmarshal([]byte(r.body), &all); err != nil || r.status != http.StatusOK || len(all) != len(tenants) {
+		t.Fatalf("status %d, %v: %s", r.status, err, r.body)
+	}
+	for i, tenant := range tenants {
+		wantPrincipal(t, all[i], app, tenant)
+	}
 }
 
 // TestAuxiliaryTenants: an array, that of the own tenant first; for processes of the
@@ -188,15 +209,9 @@ func TestAuxiliaryTenants(t *testing.T) {
 	w := newWorld(t, nil)
 	app := w.application()
 	w.assignSpec("web", "app", w.principal(app, func(s *v1.AzureIdentitySpec) { s.AuxiliaryTenantIDs = []string{otherTenant} }))
-	r := w.get(webIP, tokenURL, nil)
-	var all []map[string]string
-	if err := json.Unmarshal([]byte(r.body), &all); err != nil || r.status != http.StatusOK || len(all) != 2 {
-		t.Fatalf("status %d, %v: %s", r.status, err, r.body)
-	}
-	wantPrincipal(t, all[0], app, w.azure.TenantID())
-	wantPrincipal(t, all[1], app, otherTenant)
+	wantPrincipals(t, w.get(webIP, tokenURL, nil), app, w.azure.TenantID(), otherTenant)
 
-	r = w.get(hostIP, "/host/token?resource="+vault, map[string]string{"podns": "default", "podname": "web"})
+	r := w.get(hostIP, "/host/token?resource="+vault, map[string]string{"podns": "default", "podname": "web"})
 	var host struct {
 		Token    map[string]string `json:"token"`
 		ClientID string            `json:"clientid"`
