@@ -29,7 +29,7 @@ const (
 	shortestLife, longestLife = 5 * time.Second, 35 * time.Second
 	withdrawnFor              = time.Second
 	// churnPatience is how long a pod may be without any token.
-	churnPatience = time.Minute
+	churnPatience = 5 * time.Minute
 	// A sandbox is made within a time between these two, once the kubelet has heard of
 	// the pod: sooner than any runtime has a container running.
 	shortestSandbox, longestSandbox = 200 * time.Millisecond, 800 * time.Millisecond

@@ -21,9 +21,9 @@ import (
 // there: each write can be repeated.
 
 // persist repeats a write as long as only the API server's state is the reason that it
-// fails, for a minute.
+// fails, for churnPatience.
 func persist(ctx context.Context, write func(context.Context) error) error {
-	patience, cancel := context.WithTimeout(ctx, time.Minute)
+	patience, cancel := context.WithTimeout(ctx, churnPatience)
 	defer cancel()
 	for {
 		err := write(patience)
