@@ -31,7 +31,7 @@ func (s scenario) is(name string) bool { return s.name == name || strings.HasPre
 func scenarios() []scenario {
 	return []scenario{
 		{"admission", admissionScenario},
-		{"mic-latency", micScenario(2*latencySamples, shortOperations, micLatency)},
+		{"mic-latency", micScenario(latencySets, shortOperations, micLatency)},
 		{"mic-burst", micScenario(burstSets, slowWrites, micBurst)},
 		{"mic-scale", micScenario(scaleSets, slowWrites, micScale)},
 		{"mic-growth", micScenario(growthSets, slowWrites, micGrowth)},
