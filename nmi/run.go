@@ -67,8 +67,12 @@ func runWith(ctx context.Context, o *options, clients clients, redirects []redir
 	if o.operationMode == modeManaged {
 		index = podindex.NewManaged(o.node)
 	}
+	boot, err := bootTime("/proc/stat")
+	if err != nil {
+		return err
+	}
 	watcher, err := podindex.NewWatcher(index, podindex.WatchOptions{
-		Core: clients.core, Custom: clients.custom, Node: o.node, ByNodeLabel: o.scaleFeatures,
+		Core: clients.core, Custom: clients.custom, Node: o.node, ByNodeLabel: o.scaleFeatures, Boot: boot,
 		OnError: func() { metrics.KubernetesAPIErrors.WithLabelValues(opWatch).Inc() },
 	})
 	if err != nil {

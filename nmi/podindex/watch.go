@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,6 +29,9 @@ type WatchOptions struct {
 	// ByNodeLabel watches only the AzureAssignedIdentities that carry the node's
 	// label, instead of all of the cluster.
 	ByNodeLabel bool
+	// Boot is when the node was booted. If that was minutes ago, addresses that were
+	// reported before are not believed; the zero time believes all.
+	Boot time.Time
 	// OnError, when set, is told of each failed list or watch.
 	OnError func()
 }
@@ -61,8 +65,10 @@ func NewWatcher(index *Index, o WatchOptions) (*Watcher, error) {
 		}
 	}
 	all := func(*metav1.ListOptions) {}
+	began := time.Now()
+	doubt := func() bool { return doubts(o.Boot, began, time.Since(began)) }
 	err := errors.Join(
-		add(w, o.Core, "pods", &corev1.Pod{}, ofNode, reducePod,
+		add(w, o.Core, "pods", &corev1.Pod{}, ofNode, reducePodSince(o.Boot, doubt),
 			func(p *corev1.Pod) { index.SetPod(NewPod(p)) }, index.DeletePod),
 		add(w, o.Custom, "azurepodidentityexceptions", &v1.AzurePodIdentityException{}, all, dropManagedFields,
 			index.SetException, index.DeleteException),
