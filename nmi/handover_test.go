@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,7 +34,12 @@ const asProcess = "NMI_TEST_PROCESS"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProcess) == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		if err := stopShared(); err != nil {
+			fmt.Fprintf(os.Stderr, "stopping the API server: %v\n", err)
+			code = max(code, 1)
+		}
+		os.Exit(code)
 	}
 	os.Exit(run.Main(component, func(ctx context.Context, args []string) error {
 		o := newOptions()
@@ -202,7 +208,7 @@ func assignedTo(pod string, id azure.Identity, status string) *v1.AzureAssignedI
 	}
 }
 
-// load asks for tokens without a pause until it is stopped.
+// load asks for tokens until it is stopped.
 type load struct {
 	done   chan struct{}
 	wg     sync.WaitGroup
@@ -210,6 +216,10 @@ type load struct {
 	mu     sync.Mutex
 	failed []string
 }
+
+// pace leaves the processors to what happens under load; all clients together ask every
+// millisecond still.
+const pace = 5 * time.Millisecond
 
 // startLoad starts clients that never try again: half keep their connection, half
 // open one for each request.
@@ -222,11 +232,13 @@ func (n *node) startLoad(clients int) *load {
 		}
 		l.wg.Go(func() {
 			defer tr.CloseIdleConnections()
+			tick := time.NewTicker(pace)
+			defer tick.Stop()
 			for {
 				select {
 				case <-l.done:
 					return
-				default:
+				case <-tick.C:
 				}
 				if err := getToken(n.t.Context(), tr, "http://127.0.0.1:"+n.nmi+request); err != nil {
 					l.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +70,22 @@ func eventually(t *testing.T, what string, missing func() string) {
 	}
 }
 
+// shared is the API server of all tests of this package, which starts with the first
+// that needs it; TestMain stops it.
+var shared struct {
+	once   sync.Once
+	env    *envtest.Environment
+	config *rest.Config
+	err    error
+}
+
+func stopShared() error {
+	if shared.env == nil {
+		return nil
+	}
+	return shared.env.Stop()
+}
+
 // cluster is a real API server; admin may do all, the config of nmi what the
 // chart's role allows.
 type cluster struct {
@@ -79,27 +96,26 @@ type cluster struct {
 	addUser func(name string) (*envtest.AuthenticatedUser, error)
 }
 
+// startCluster gives a test the API server, in which it finds nothing of others.
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs the directory of etcd and kube-apiserver in KUBEBUILDER_ASSETS; 'make test' sets it")
 	}
-	ctrl.SetLogger(klog.Background())
-	env := &envtest.Environment{CRDDirectoryPaths: []string{"../charts/aad-pod-identity/crds"}, ErrorIfCRDPathMissing: true}
-	config, err := env.Start()
-	check(t, err)
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stopping the API server: %v", err)
-		}
+	shared.once.Do(func() {
+		ctrl.SetLogger(klog.Background())
+		shared.env = &envtest.Environment{CRDDirectoryPaths: []string{"../charts/aad-pod-identity/crds"}, ErrorIfCRDPathMissing: true}
+		shared.config, shared.err = shared.env.Start()
 	})
+	check(t, shared.err)
 	scheme := runtime.NewScheme()
 	check(t, errors.Join(clientgoscheme.AddToScheme(scheme), v1.AddToScheme(scheme)))
 	c := &cluster{}
-	c.admin, err = client.New(config, client.Options{Scheme: scheme})
+	var err error
+	c.admin, err = client.New(shared.config, client.Options{Scheme: scheme})
 	check(t, err)
 	c.addUser = func(name string) (*envtest.AuthenticatedUser, error) {
-		return env.AddUser(envtest.User{Name: name}, nil)
+		return shared.env.AddUser(envtest.User{Name: name}, nil)
 	}
 	user := func(name string) *rest.Config {
 		u, err := c.addUser(name)
@@ -124,12 +140,19 @@ func startCluster(t *testing.T) *cluster {
 	return c
 }
 
+// create makes objects for the time of the test.
 func (c *cluster) create(t *testing.T, objects ...client.Object) {
 	t.Helper()
 	for _, o := range objects {
 		if err := c.admin.Create(t.Context(), o); err != nil {
 			t.Fatalf("creating %T %s: %v", o, o.GetName(), err)
 		}
+		t.Cleanup(func() {
+			err := c.admin.Delete(context.WithoutCancel(t.Context()), o, client.GracePeriodSeconds(0))
+			if client.IgnoreNotFound(err) != nil {
+				t.Errorf("removing %T %s: %v", o, o.GetName(), err)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"strconv"
 	"strings"
@@ -156,6 +157,9 @@ func (w *webhookRun) bundles(ctx context.Context) ([][]byte, error) {
 	return all, nil
 }
 
+// pace leaves the processors to what happens under load.
+const pace = 50 * time.Millisecond
+
 // load applies objects and makes new connections until it is stopped, and fails
 // the test for each that does not get through.
 type load struct {
@@ -175,7 +179,7 @@ func (w *webhookRun) startLoad(t *testing.T) *load {
 	}
 	for i := range 4 {
 		group.Go(func() {
-			for ctx.Err() == nil {
+			for range paced(ctx) {
 				o := identity(fmt.Sprintf("load-%d", i))
 				if err := w.c.Create(ctx, o, client.DryRunAll); err != nil {
 					fail("an apply", err)
@@ -186,7 +190,7 @@ func (w *webhookRun) startLoad(t *testing.T) *load {
 	}
 	// The API server keeps connections open; another one might not have any.
 	group.Go(func() {
-		for ctx.Err() == nil {
+		for range paced(ctx) {
 			if err := w.handshake(ctx); err != nil {
 				fail("a new connection", err)
 			}
@@ -202,6 +206,20 @@ func (w *webhookRun) startLoad(t *testing.T) *load {
 		}
 	}
 	return l
+}
+
+// paced counts until ctx ends.
+func paced(ctx context.Context) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		tick := time.NewTicker(pace)
+		defer tick.Stop()
+		for n := 0; ctx.Err() == nil && yield(n); n++ {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+	}
 }
 
 // handshake connects as an API server does: by the caBundle of each webhook.
