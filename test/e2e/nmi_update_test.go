@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+	"github.com/aad-pod-identity/aad-pod-identity/test/soak"
 	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
 )
 
@@ -47,8 +48,9 @@ func TestRollingUpdateOfNMI(t *testing.T) {
 	waitState(t, ns, "web", "nmiupdate", "Assigned")
 	waitReady(t, ns, "web")
 	wantToken(t, ns, "web", id)
+	updates := soak.Size(t, "updates", 1, 3)
 	stop := loadInPod(t, ns, "web")
-	for range 2 {
+	for range updates {
 		old := nmiPod(t)
 		kubectl(t, "rollout", "restart", nmiDaemonSet)
 		kubectl(t, "rollout", "status", nmiDaemonSet, "--timeout=170s")

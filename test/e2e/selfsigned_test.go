@@ -7,13 +7,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aad-pod-identity/aad-pod-identity/test/soak"
 	"github.com/aad-pod-identity/aad-pod-identity/test/stack"
 )
 
 // TestSelfSignedCertificates upgrades the release from cert-manager to certificates
 // of its own, and rotates certificate and authority, while objects are applied. The
-// release stays so: TestUninstall then finds out what this mode leaves.
+// release stays so: in a soak TestUninstall then finds out what this mode leaves. Every
+// day test/chart has the mode's programs and charts do the same on an API server.
 func TestSelfSignedCertificates(t *testing.T) {
+	soak.Only(t)
 	ns := namespace(t)
 	l := startApplying(t, ns, azureIdentity(t, "selfsigned"))
 	if err := helmUpgrade(t.Context(), "--set", "webhook.certificates.mode=self"); err != nil {
