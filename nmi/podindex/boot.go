@@ -55,18 +55,20 @@ func doubts(boot, began time.Time, passed time.Duration) bool {
 // known yet.
 func reducePodSince(boot time.Time, doubt func() bool) func(o any) (any, error) {
 	return func(o any) (any, error) {
-		reduced, err := reducePod(o)
 		p, ok := o.(*corev1.Pod)
-		r, reducedOK := reduced.(*corev1.Pod)
+		if !ok {
+			return o, nil
+		}
+		reduced := reducePod(p)
 		switch {
-		case err != nil || !ok || !reducedOK || !doubt():
+		case !doubt():
 		case reportedSince(boot, p):
 			// It is found again where an object comes here a second time, as client-go
 			// wants to be free to do.
-			r.Status.StartTime = &metav1.Time{Time: boot}
+			reduced.Status.StartTime = &metav1.Time{Time: boot}
 		default:
-			r.Status.PodIP, r.Status.PodIPs = "", nil
+			reduced.Status.PodIP, reduced.Status.PodIPs = "", nil
 		}
-		return reduced, err
+		return reduced, nil
 	}
 }

@@ -109,11 +109,7 @@ func TestByIP(t *testing.T) {
 			x := New(node)
 			x.MarkSynced()
 			for _, p := range tc.pods {
-				reduced, err := reducePod(p)
-				if err != nil {
-					t.Fatal(err)
-				}
-				x.SetPod(NewPod(reduced.(*corev1.Pod)))
+				x.SetPod(NewPod(reducePod(p)))
 			}
 			v, err := x.ByIP(ip)
 			if !errors.Is(err, tc.err) {

@@ -187,11 +187,7 @@ func (w *Watcher) Ready(context.Context) error {
 
 // reducePod drops all of a Pod that NewPod does not read, so that the cache stays
 // small whatever the pods carry.
-func reducePod(o any) (any, error) {
-	p, ok := o.(*corev1.Pod)
-	if !ok {
-		return o, nil
-	}
+func reducePod(p *corev1.Pod) *corev1.Pod {
 	r := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
@@ -214,7 +210,7 @@ func reducePod(o any) (any, error) {
 		}
 		r.Status.ContainerStatuses = append(r.Status.ContainerStatuses, s)
 	}
-	return r, nil
+	return r
 }
 
 func dropManagedFields(o any) (any, error) {
