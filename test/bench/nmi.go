@@ -129,6 +129,10 @@ func nmiCold(ctx context.Context, w *nmiWorld) ([]Result, error) {
 	if err := w.beginNMI(ctx, nmiPods, 1); err != nil {
 		return nil, err
 	}
+	before, err := w.nmi.memory("VmRSS")
+	if err != nil {
+		return nil, err
+	}
 	r, err := w.send(ctx, traffic{To: metadataTo, Path: tokenPath, From: podIPs(nmiPods), Connections: requests, Requests: 1})
 	if err != nil {
 		return nil, err
@@ -145,6 +149,7 @@ func nmiCold(ctx context.Context, w *nmiWorld) ([]Result, error) {
 		figure("nmi: 10,000 requests at once of a token it does not have: requests to IMDS", float64(len(calls)), "").against(requests).atMost(1),
 		figure("nmi: 10,000 requests at once: all answered after", r.Seconds, "s").against(latency.Seconds()),
 		figure("nmi: 10,000 requests at once: memory", peak, "MiB"),
+		figure("nmi: 10,000 requests at once: memory for each connection that waits", (peak-before)*1024/requests, "KiB"),
 	}, nil
 }
 
