@@ -85,7 +85,7 @@ type AzureIdentitySpec struct {
 	// +optional
 	TenantID string `json:"tenantID,omitempty"`
 
-	// AuxiliaryTenantIDs are further tenants (type 1) for which NMI gets a token
+	// AuxiliaryTenantIDs are further tenants (types 1 and 2) for which NMI gets a token
 	// besides the primary one.
 	// +nullable
 	// +listType=atomic

@@ -26,10 +26,12 @@ const webhookDeployment = "deployment/" + stack.Release + "-webhook"
 // TestAppliesDuringRotationAndRestart applies objects without a pause while
 // cert-manager issues new serving certificates and the webhook is restarted. Every
 // good object is accepted, and every bad one is refused for what is wrong with it.
+// Every day test/chart does so with the programs and an API server.
 func TestAppliesDuringRotationAndRestart(t *testing.T) {
+	soak.Only(t)
 	ns := namespace(t)
 	// At least so many; it goes on as long as rotations and restart take.
-	applies, rotations := int64(soak.Size(t, "applies", 300, 2000)), soak.Size(t, "rotations", 1, 3)
+	const applies, rotations = int64(2000), 3
 	l := startApplying(t, ns, azureIdentity(t, "applies"))
 	pods := webhookPods(t, "metadata.uid")
 	for i := range rotations {
@@ -66,9 +68,7 @@ type applying struct {
 // in ten of them is bad.
 func startApplying(t *testing.T, ns string, id azure.Identity) *applying {
 	t.Helper()
-	const batch = 50
-	// One leaves a processor to what is tried meanwhile.
-	workers := soak.Size(t, "clients at once", 1, 3)
+	const batch, workers = 50, 3
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &applying{}
 	var group sync.WaitGroup
@@ -273,6 +273,7 @@ func scaleUp(t *testing.T) {
 // TestClusterRestart stops everything at once and starts it again: nothing that the
 // webhook needs to start may need the webhook.
 func TestClusterRestart(t *testing.T) {
+	soak.Only(t)
 	ns := namespace(t)
 	id := azureIdentity(t, "restart")
 	apply(t, identityManifest(ns, "restart", id))
