@@ -38,7 +38,6 @@ LDFLAGS := -s -w -X $(STAMP).Version=$(VERSION) -X $(STAMP).Commit=$(COMMIT) -X 
 controller-gen := $(TOOLS)/controller-gen-$(CONTROLLER_GEN_VERSION)
 golangci-lint  := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 gotestsum      := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)
-gotestsum-module := gotest.tools/gotestsum@$(GOTESTSUM_VERSION)
 localcluster   := $(GO) run ./test/cluster/cmd/localcluster
 
 .DEFAULT_GOAL := help
@@ -66,7 +65,7 @@ all-binaries:
 	wait $$prerequisites && $(localcluster) all-binaries >/dev/null; status=$$?; wait; exit $$status
 
 meanwhile = $(GO) build std && $(localcluster) base-binaries && \
-	{ test -e $(gotestsum) || { $(call install,$(gotestsum-module),$(gotestsum)); }; } && $(compile)
+	$(MAKE) --no-print-directory $(gotestsum) && $(compile)
 # What tests and programs consist of is compiled, and nothing linked.
 compile = $(GO) list -deps -test -f '{{if and .GoFiles (not (or .Standard .ForTest (eq .Name "main")))}}{{.ImportPath}}{{end}}' ./... | xargs $(GO) build
 
@@ -78,7 +77,7 @@ build: ## Build the three binaries into bin/
 
 # What takes longest begins first, so that no processor is idle at the end; three at
 # once, since each also waits. Tests are not vetted: lint does that.
-LONGEST := ./webhook ./test/chart ./test/attack ./mic/controller
+LONGEST := ./test/chart ./mic/controller ./webhook ./test/attack ./test/model ./nmi
 
 .PHONY: unit
 unit: prerequisites $(gotestsum) ## Unit tests and tests against a real API server
@@ -165,18 +164,18 @@ prerequisites:
 	@test/prerequisites.sh
 
 $(controller-gen):
-	@$(call install,sigs.k8s.io/controller-tools/cmd/controller-gen@$(CONTROLLER_GEN_VERSION),$@)
+	@$(call install,sigs.k8s.io/controller-tools/cmd/controller-gen@$(CONTROLLER_GEN_VERSION))
 
 $(golangci-lint):
-	@$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION),$@)
+	@$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION))
 
 $(gotestsum):
-	@$(call install,$(gotestsum-module),$@)
+	@$(call install,gotest.tools/gotestsum@$(GOTESTSUM_VERSION))
 
 # install builds a tool in a folder of its own, so that an interrupted build
 # leaves nothing that looks finished.
 define install
-echo "building $(1)" && rm -rf $(2).new && GOBIN=$(2).new $(GO) install $(1) && mv $(2).new/* $(2) && rm -rf $(2).new
+echo "building $(1)" && rm -rf $@.new && GOBIN=$@.new $(GO) install $(1) && mv $@.new/* $@ && rm -rf $@.new
 endef
 
 .PHONY: help

@@ -21,6 +21,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/run"
@@ -232,22 +233,15 @@ func (n *node) startLoad(clients int) *load {
 		}
 		l.wg.Go(func() {
 			defer tr.CloseIdleConnections()
-			tick := time.NewTicker(pace)
-			defer tick.Stop()
-			for {
-				select {
-				case <-l.done:
-					return
-				case <-tick.C:
-				}
+			wait.Until(func() {
 				if err := getToken(n.t.Context(), tr, "http://127.0.0.1:"+n.nmi+request); err != nil {
 					l.mu.Lock()
 					l.failed = append(l.failed, err.Error())
 					l.mu.Unlock()
-					continue
+					return
 				}
 				l.ok.Add(1)
-			}
+			}, pace, l.done)
 		})
 	}
 	return l

@@ -357,6 +357,12 @@ func TestAWrongSecretIsNoIdentitysFault(t *testing.T) {
 // clock was set back.
 func TestARefusedTokenIsReplaced(t *testing.T) {
 	w := newWorld(t, azure.Settings{})
+	twoTokens := func() {
+		t.Helper()
+		if n := len(w.azure.Calls(azure.CallFilter{Service: azure.ServiceAAD, Operation: azure.OpToken})); n != 2 {
+			t.Errorf("%d tokens were asked for, want 2", n)
+		}
+	}
 	a := w.identity("a")
 	must(w.azure.AddFault(azure.Fault{Service: azure.ServiceARM, Status: 401, Code: "ExpiredAuthenticationToken", Message: "expired", Count: 1}))
 	if _, err := w.reconcile(w.pool, a); !arm.IsForbidden(err) {
@@ -365,9 +371,7 @@ func TestARefusedTokenIsReplaced(t *testing.T) {
 	w.now = w.now.Add(time.Hour)
 	w.sure(w.pool, a)
 	w.has(w.pool, "a")
-	if n := len(w.azure.Calls(azure.CallFilter{Service: azure.ServiceAAD, Operation: azure.OpToken})); n != 2 {
-		t.Errorf("%d tokens were asked for, want a second one", n)
-	}
+	twoTokens()
 
 	// Being refused again and again does not mean to ask again and again.
 	must(w.azure.AddFault(azure.Fault{Service: azure.ServiceARM, Status: 401, Code: "InvalidAuthenticationToken", Message: "no", Count: 3}))
@@ -377,7 +381,5 @@ func TestARefusedTokenIsReplaced(t *testing.T) {
 			t.Fatalf("error %v", err)
 		}
 	}
-	if n := len(w.azure.Calls(azure.CallFilter{Service: azure.ServiceAAD, Operation: azure.OpToken})); n != 2 {
-		t.Errorf("%d tokens were asked for", n)
-	}
+	twoTokens()
 }

@@ -299,7 +299,7 @@ func TestWaiting(t *testing.T) {
 			go func() {
 				ctx, cancel := context.WithTimeout(t.Context(), timeout)
 				defer cancel()
-				v, err := x.WaitByIP(ctx, ip)
+				v, err := x.Wait(ctx, func() (View, error) { return x.ByIP(ip) })
 				a := answer{err: err}
 				if err == nil {
 					a.pod = v.Pod.Name

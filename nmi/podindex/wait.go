@@ -2,7 +2,6 @@ package podindex
 
 import (
 	"context"
-	"net/netip"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -25,23 +24,10 @@ func (s *signal) fire() {
 	}
 }
 
-// WaitByIP returns the pod that has the address, waiting until ctx ends for the
-// watch to deliver it: a container can ask before its pod's address has reached
-// us. The error is the reason why there was none last.
-func (x *Index) WaitByIP(ctx context.Context, ip netip.Addr) (View, error) {
-	return x.wait(ctx, func() (View, error) { return x.ByIP(ip) })
-}
-
-// WaitByName is WaitByIP for a pod named by the node, which can know of it before
-// us.
-func (x *Index) WaitByName(ctx context.Context, pod types.NamespacedName) (View, error) {
-	return x.wait(ctx, func() (View, error) { return x.ByName(pod) })
-}
-
-func (x *Index) wait(ctx context.Context, find func() (View, error)) (View, error) {
-	if v, err := find(); err == nil {
-		return v, nil // nearly always, and without the lock of the channel
-	}
+// Wait looks for a pod, by ByIP or ByName, again at each change of any until there is
+// one or ctx ends: a container can ask before its pod's address has reached us. The
+// error is the reason why there was none last.
+func (x *Index) Wait(ctx context.Context, find func() (View, error)) (View, error) {
 	for {
 		// Taken before the look-up, so that no change between the two is missed.
 		changed := x.PodsChanged()

@@ -53,16 +53,7 @@ func fromHost(r *http.Request) bool {
 // too: an address can have changed hands since that was opened. And the connection
 // must have come in from where that pod is.
 func (s *Server) caller(r *http.Request) (podindex.View, error) {
-	var start time.Time
-	if s.o.Tracer != nil {
-		start = time.Now()
-	}
-	v, err := soon(r.Context(), func(ctx context.Context) (podindex.View, error) {
-		return s.pods.WaitByIP(ctx, source(r))
-	})
-	if s.o.Tracer != nil && time.Since(start) > noWait {
-		s.spanSince(r.Context(), spanUnknown, start)
-	}
+	v, err := s.find(r.Context(), func() (podindex.View, error) { return s.pods.ByIP(source(r)) })
 	if err != nil {
 		return v, err
 	}
@@ -79,9 +70,7 @@ func (s *Server) caller(r *http.Request) (podindex.View, error) {
 
 // named finds the pod that a process of the node asks for.
 func (s *Server) named(ctx context.Context, pod types.NamespacedName) (podindex.View, error) {
-	v, err := soon(ctx, func(ctx context.Context) (podindex.View, error) {
-		return s.pods.WaitByName(ctx, pod)
-	})
+	v, err := s.find(ctx, func() (podindex.View, error) { return s.pods.ByName(pod) })
 	if errors.Is(err, podindex.ErrUnknown) {
 		return v, &apiError{
 			status: http.StatusNotFound, code: "unknown_pod",
@@ -91,11 +80,18 @@ func (s *Server) named(ctx context.Context, pod types.NamespacedName) (podindex.
 	return v, err
 }
 
-// soon looks for a pod for a short time, or until the client leaves.
-func soon(ctx context.Context, find func(context.Context) (podindex.View, error)) (podindex.View, error) {
+// find looks for a pod, one that is not known yet for a short time or until the client
+// leaves.
+func (s *Server) find(ctx context.Context, look func() (podindex.View, error)) (podindex.View, error) {
+	if v, err := look(); err == nil {
+		return v, nil // nearly always
+	}
+	if s.o.Tracer != nil {
+		defer s.spanSince(ctx, spanUnknown, time.Now())
+	}
 	short, cancel := context.WithTimeout(ctx, podWait)
 	defer cancel()
-	v, err := find(short)
+	v, err := s.pods.Wait(short, look)
 	if err != nil && ctx.Err() != nil {
 		return podindex.View{}, ctx.Err()
 	}

@@ -20,9 +20,6 @@ const (
 	spanPassing = "IMDS"
 )
 
-// noWait is what looking for a pod that is known takes at most.
-const noWait = time.Millisecond
-
 // startSpan begins the span of a request. The trace is NMI's own: what a pod says
 // about its trace must not decide what is recorded of others, so that is linked only.
 func (s *Server) startSpan(r *http.Request, rt route) (*http.Request, trace.Span) {

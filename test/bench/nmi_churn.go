@@ -230,14 +230,14 @@ func (c *churn) pod(ctx context.Context, n int) error {
 	c.mu.Lock()
 	p.withdrawn = time.Now()
 	c.mu.Unlock()
-	if err := c.remove(ctx, func(ctx context.Context) error { return c.w.client.Delete(ctx, assigned) }); err != nil {
+	if err := remove(ctx, func(ctx context.Context) error { return c.w.client.Delete(ctx, assigned) }); err != nil {
 		return fmt.Errorf("withdrawing an identity: %w", err)
 	}
 	if err := pause(ctx, withdrawnFor); err != nil {
 		return err
 	}
 	pods := c.w.clientset.CoreV1().Pods(micNamespace)
-	if err := c.remove(ctx, func(ctx context.Context) error { return pods.Delete(ctx, name, *metav1.NewDeleteOptions(30)) }); err != nil {
+	if err := remove(ctx, func(ctx context.Context) error { return pods.Delete(ctx, name, *metav1.NewDeleteOptions(30)) }); err != nil {
 		return fmt.Errorf("deleting a pod: %w", err)
 	}
 	if err := happened(ctx, p.ending, "the kubelet to hear of a deletion"); err != nil {
@@ -258,7 +258,7 @@ func (c *churn) pod(ctx context.Context, n int) error {
 	}
 	options := metav1.NewDeleteOptions(0)
 	options.Preconditions = &metav1.Preconditions{UID: &object.UID}
-	if err := c.remove(ctx, func(ctx context.Context) error { return pods.Delete(ctx, name, *options) }); err != nil {
+	if err := remove(ctx, func(ctx context.Context) error { return pods.Delete(ctx, name, *options) }); err != nil {
 		return fmt.Errorf("deleting a pod: %w", err)
 	}
 	return nil

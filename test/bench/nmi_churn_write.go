@@ -48,10 +48,7 @@ func passing(err error) bool {
 func (c *churn) create(ctx context.Context, name string) (created *corev1.Pod, err error) {
 	pods := c.w.clientset.CoreV1().Pods(micNamespace)
 	err = persist(ctx, func(ctx context.Context) (err error) {
-		created, err = pods.Create(ctx, &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: micNamespace, Name: name, Labels: map[string]string{v1.BindingLabelKey: "sel"}},
-			Spec:       corev1.PodSpec{NodeName: nodeName(0), Containers: []corev1.Container{{Name: "c", Image: "none"}}},
-		}, metav1.CreateOptions{})
+		created, err = pods.Create(ctx, podOn(nodeName(0), name), metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) { // names are used once: it is this one
 			created, err = pods.Get(ctx, name, metav1.GetOptions{})
 		}
@@ -102,6 +99,6 @@ func (c *churn) assign(ctx context.Context, pod *corev1.Pod, id azure.Identity) 
 }
 
 // remove repeats a deletion until the object is gone or going.
-func (c *churn) remove(ctx context.Context, deletion func(context.Context) error) error {
+func remove(ctx context.Context, deletion func(context.Context) error) error {
 	return persist(ctx, func(ctx context.Context) error { return client.IgnoreNotFound(deletion(ctx)) })
 }

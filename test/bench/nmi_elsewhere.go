@@ -9,7 +9,6 @@ import (
 	"net/http"
 
 	"github.com/google/uuid"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -31,11 +30,7 @@ func elsewhereName(i int) string { return fmt.Sprintf("elsewhere%05d", i) }
 // through the API server, the others are copies of it in etcd, of which the API server
 // hears as of all changes: to make them one by one takes two processors ten minutes.
 func (w *nmiWorld) fillElsewhere(ctx context.Context, n int, id azure.Identity) error {
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: micNamespace, Name: elsewhereName(0), Labels: map[string]string{v1.BindingLabelKey: "sel"}},
-		Spec:       corev1.PodSpec{NodeName: nodeName(1), Containers: []corev1.Container{{Name: "c", Image: "none"}}},
-	}
-	pod, err := w.clientset.CoreV1().Pods(micNamespace).Create(ctx, pod, metav1.CreateOptions{})
+	pod, err := w.clientset.CoreV1().Pods(micNamespace).Create(ctx, podOn(nodeName(1), elsewhereName(0)), metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("making a pod elsewhere: %w", err)
 	}

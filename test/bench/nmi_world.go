@@ -207,11 +207,7 @@ func (w *nmiWorld) startBare(ctx context.Context, body []byte) error {
 func (w *nmiWorld) runPods(ctx context.Context, from, to int) error {
 	return inParallel(ctx, to-from, func(ctx context.Context, i int) error {
 		i += from
-		p := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: micNamespace, Name: podName(i), Labels: map[string]string{v1.BindingLabelKey: "sel"}},
-			Spec:       corev1.PodSpec{NodeName: nodeName(0), Containers: []corev1.Container{{Name: "c", Image: "none"}}},
-		}
-		p, err := w.clientset.CoreV1().Pods(micNamespace).Create(ctx, p, metav1.CreateOptions{})
+		p, err := w.clientset.CoreV1().Pods(micNamespace).Create(ctx, podOn(nodeName(0), podName(i)), metav1.CreateOptions{})
 		if err != nil {
 			return err
 		}
@@ -219,6 +215,14 @@ func (w *nmiWorld) runPods(ctx context.Context, from, to int) error {
 		_, err = w.clientset.CoreV1().Pods(micNamespace).UpdateStatus(ctx, p, metav1.UpdateOptions{})
 		return err
 	})
+}
+
+// podOn is a pod with the label that identities are bound to, on a node.
+func podOn(node, name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: micNamespace, Name: name, Labels: map[string]string{v1.BindingLabelKey: "sel"}},
+		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "none"}}},
+	}
 }
 
 // runningAt is what the kubelet reports of a pod that runs.

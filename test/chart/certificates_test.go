@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"iter"
 	"net"
 	"strconv"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -179,23 +179,23 @@ func (w *webhookRun) startLoad(t *testing.T) *load {
 	}
 	for i := range 4 {
 		group.Go(func() {
-			for range paced(ctx) {
+			wait.UntilWithContext(ctx, func(ctx context.Context) {
 				o := identity(fmt.Sprintf("load-%d", i))
 				if err := w.c.Create(ctx, o, client.DryRunAll); err != nil {
 					fail("an apply", err)
 				}
 				l.applies.Add(1)
-			}
+			}, pace)
 		})
 	}
 	// The API server keeps connections open; another one might not have any.
 	group.Go(func() {
-		for range paced(ctx) {
+		wait.UntilWithContext(ctx, func(ctx context.Context) {
 			if err := w.handshake(ctx); err != nil {
 				fail("a new connection", err)
 			}
 			l.handshakes.Add(1)
-		}
+		}, pace)
 	})
 	l.stop = func() {
 		cancel()
@@ -206,20 +206,6 @@ func (w *webhookRun) startLoad(t *testing.T) *load {
 		}
 	}
 	return l
-}
-
-// paced counts until ctx ends.
-func paced(ctx context.Context) iter.Seq[int] {
-	return func(yield func(int) bool) {
-		tick := time.NewTicker(pace)
-		defer tick.Stop()
-		for n := 0; ctx.Err() == nil && yield(n); n++ {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
-		}
-	}
 }
 
 // handshake connects as an API server does: by the caBundle of each webhook.

@@ -60,9 +60,7 @@ type refusedToken struct{ cloud *cloud.Cloud }
 func (p refusedToken) Do(req *policy.Request) (*http.Response, error) {
 	response, err := req.Next()
 	if err == nil && response.StatusCode == http.StatusUnauthorized {
-		if c, ok := p.cloud.Credential.(interface{ Refused() }); ok {
-			c.Refused()
-		}
+		p.cloud.Credential.Refused()
 	}
 	return response, err
 }

@@ -44,7 +44,7 @@ type Cloud struct {
 	// HTTP is the client for all of the cloud's APIs.
 	HTTP *http.Client
 	// Credential signs in as the cluster.
-	Credential azcore.TokenCredential
+	Credential *Renewable
 	// Read are the files that all this was made of, as they were before.
 	Read Files
 }

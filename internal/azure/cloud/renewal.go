@@ -46,7 +46,7 @@ func (r *Renewable) GetToken(ctx context.Context, o policy.TokenRequestOptions) 
 func (r *Renewable) Refused() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.begun.IsZero() && time.Since(r.begun) < renewEvery {
+	if time.Since(r.begun) < renewEvery {
 		return
 	}
 	// What could be made once can be made again; if not, what there is stays.
