@@ -23,9 +23,10 @@ SEED      ?= 1
 CHURN     ?= 5m
 
 # One way to build for everything, so that the build cache serves images, tests
-# and linters alike; only the race detector needs cgo.
+# and linters alike; only the race detector needs cgo. To compile without what
+# debuggers read takes a tenth less time.
 export CGO_ENABLED := 0
-export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath -gcflags=all=-dwarf=false)
 # Packages where goroutines share state: tested again with the race detector.
 RACE := ./nmi/... ./mic/compute/... ./internal/run/... ./internal/azure/...
 
@@ -56,8 +57,10 @@ test: all-binaries unit e2e ## Unit tests, tests against a real API server, end-
 # Kubernetes is the longest build by far. While its modules are still on their way, the
 # processors build what needs fewer: the standard library, cert-manager, what our tests
 # are made of. They do that one after the other, since builds at the same time would
-# compile twice what they share; much of it is Kubernetes's, too.
+# compile twice what they share; much of it is Kubernetes's, too. The compiler collects
+# garbage less often.
 .PHONY: all-binaries
+all-binaries: export GOGC := 400
 all-binaries:
 	@for module in kubernetes certmanager; do (cd test/cluster/binaries/$$module && $(GO) mod download) & done; \
 	test/prerequisites.sh & prerequisites=$$!; \
