@@ -222,7 +222,7 @@ func (c *Controllers) addAssignments(maps *mappers, pods *podReconciler, targets
 		pod.Watch(mapped(caches, &corev1.ConfigMap{}, maps.podsOfMarker, markerChanges())),
 		pod.Watch(pods.leftBehind()),
 
-		target.Watch(mapped(caches, &v1.AzureAssignedIdentity{}, maps.placeOfAssigned, assignedChanges())),
+		target.Watch(source.TypedKind(caches, &v1.AzureAssignedIdentity{}, maps.assignedEvents(), assignedChanges())),
 		target.Watch(mapped(caches, &corev1.Node{}, maps.placeOfNode, nodeChanges())),
 		target.Watch(mapped(caches, &corev1.ConfigMap{}, maps.placesOfMarker, markerChanges())),
 		target.Watch(ledgers(targets.engine, c.start)),

@@ -2,14 +2,17 @@ package controller
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -142,9 +145,37 @@ func (m *mappers) placeOfNode(_ context.Context, n *corev1.Node) []place {
 	return places
 }
 
-// placeOfAssigned returns where an assigned identity belongs.
-func (m *mappers) placeOfAssigned(ctx context.Context, a *v1.AzureAssignedIdentity) []place {
-	return []place{m.placeNamed(ctx, a.Spec.NodeName)}
+// confirmAfter is how long it is waited before a target is looked at because something
+// on it became Assigned: nearly always MIC itself has just said so, and of many pods
+// that come at once each would cause a pass that changes nothing.
+const confirmAfter = time.Second
+
+// assignedEvents queues the places where assigned identities belong.
+func (m *mappers) assignedEvents() handler.TypedEventHandler[*v1.AzureAssignedIdentity, place] {
+	type queue = workqueue.TypedRateLimitingInterface[place]
+	add := func(ctx context.Context, q queue, a *v1.AzureAssignedIdentity, changed bool) {
+		p := m.placeNamed(ctx, a.Spec.NodeName)
+		if changed || a.Status.Status != v1.AssignedIDAssigned || !a.DeletionTimestamp.IsZero() {
+			q.Add(p)
+			return
+		}
+		q.AddAfter(p, confirmAfter)
+	}
+	return handler.TypedFuncs[*v1.AzureAssignedIdentity, place]{
+		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[*v1.AzureAssignedIdentity], q queue) {
+			add(ctx, q, e.Object, false)
+		},
+		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[*v1.AzureAssignedIdentity], q queue) {
+			changed := !equality.Semantic.DeepEqual(e.ObjectOld.Spec, e.ObjectNew.Spec)
+			if e.ObjectOld.Spec.NodeName != e.ObjectNew.Spec.NodeName {
+				add(ctx, q, e.ObjectOld, changed)
+			}
+			add(ctx, q, e.ObjectNew, changed)
+		},
+		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[*v1.AzureAssignedIdentity], q queue) {
+			add(ctx, q, e.Object, true)
+		},
+	}
 }
 
 func (m *mappers) placeNamed(ctx context.Context, node string) place {

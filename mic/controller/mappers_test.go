@@ -3,14 +3,18 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -100,10 +104,61 @@ func TestMappers(t *testing.T) {
 		}
 	}
 	for node, want := range map[string]place{"n0": {target: poolKey}, "n1": {target: poolKey}, "n2": {node: "n2"}, "n3": {node: "n3"}} {
-		got := m.placeOfAssigned(ctx, &v1.AzureAssignedIdentity{Spec: v1.AzureAssignedIdentitySpec{NodeName: node}})
-		if len(got) != 1 || got[0] != want {
+		if got := m.placeNamed(ctx, node); got != want {
 			t.Errorf("place of %s: %v, want %v", node, got, want)
 		}
+	}
+}
+
+// queued notes what is added to a queue at once, and what later.
+type queued struct {
+	workqueue.TypedRateLimitingInterface[place]
+	now, later []place
+}
+
+func (q *queued) Add(p place)                       { q.now = append(q.now, p) }
+func (q *queued) AddAfter(p place, _ time.Duration) { q.later = append(q.later, p) }
+
+func TestTargetsAreConfirmedLater(t *testing.T) {
+	m := &mappers{world: &world{cached: indexed(t)}}
+	object := func(node, status string) *v1.AzureAssignedIdentity {
+		return &v1.AzureAssignedIdentity{Spec: v1.AzureAssignedIdentitySpec{NodeName: node}, Status: v1.AzureAssignedIdentityStatus{Status: status}}
+	}
+	ending := object("n0", v1.AssignedIDAssigned)
+	ending.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	type (
+		created = event.TypedCreateEvent[*v1.AzureAssignedIdentity]
+		updated = event.TypedUpdateEvent[*v1.AzureAssignedIdentity]
+		deleted = event.TypedDeleteEvent[*v1.AzureAssignedIdentity]
+	)
+	n0, n1 := []place{{node: "n0"}}, []place{{node: "n0"}, {node: "n1"}}
+	for name, test := range map[string]struct {
+		event      any
+		now, later []place
+	}{
+		"a new one":                  {created{Object: object("n0", v1.AssignedIDCreated)}, n0, nil},
+		"a new one that is Assigned": {created{Object: object("n0", v1.AssignedIDAssigned)}, nil, n0},
+		"one that became Assigned":   {updated{ObjectOld: object("n0", v1.AssignedIDCreated), ObjectNew: object("n0", v1.AssignedIDAssigned)}, nil, n0},
+		"one that no longer is":      {updated{ObjectOld: object("n0", v1.AssignedIDAssigned), ObjectNew: object("n0", v1.AssignedIDCreated)}, n0, nil},
+		"one that moved":             {updated{ObjectOld: object("n0", v1.AssignedIDAssigned), ObjectNew: object("n1", v1.AssignedIDAssigned)}, n1, nil},
+		"one that shall go":          {updated{ObjectOld: object("n0", v1.AssignedIDAssigned), ObjectNew: ending}, n0, nil},
+		"one that has gone":          {deleted{Object: object("n0", v1.AssignedIDAssigned)}, n0, nil},
+		"one that goes already":      {created{Object: ending}, n0, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q, handle := &queued{}, m.assignedEvents()
+			switch e := test.event.(type) {
+			case created:
+				handle.Create(t.Context(), e, q)
+			case updated:
+				handle.Update(t.Context(), e, q)
+			case deleted:
+				handle.Delete(t.Context(), e, q)
+			}
+			if !slices.Equal(q.now, test.now) || !slices.Equal(q.later, test.later) {
+				t.Errorf("at once %v, later %v; want %v and %v", q.now, q.later, test.now, test.later)
+			}
+		})
 	}
 }
 

@@ -142,7 +142,9 @@ func (w *statusWriter) patch(ctx context.Context, a *v1.AzureAssignedIdentity, b
 		w.events.statusError(a, err)
 		return false, fmt.Errorf("writing status of AzureAssignedIdentity %s/%s: %w", a.Namespace, a.Name, err)
 	}
-	if target.ResourceVersion != a.ResourceVersion { // it is the same if nothing was new
+	// The version is the same if nothing was new, and also if the object went with its
+	// last finalizer.
+	if target.ResourceVersion != a.ResourceVersion || len(target.Finalizers) < len(a.Finalizers) {
 		w.outdated.Add(read, nil, outdatedTime)
 	}
 	return true, nil

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,6 +54,30 @@ func TestStatusIsWrittenOnceForAVersion(t *testing.T) {
 	second.ResourceVersion = first.ResourceVersion + "0"
 	write(second, v1.AssignedIDAssigned, false, 1)
 	write(second, v1.AssignedIDAssigned, false, 0)
+}
+
+// An object that goes with its last finalizer has no later version.
+func TestReleasedOnce(t *testing.T) {
+	scheme, err := Scheme()
+	check(t, err)
+	a := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "default", Name: "demo", UID: "1", ResourceVersion: "7", Finalizers: []string{v1.AssignedIdentityFinalizer}, DeletionTimestamp: &metav1.Time{Time: time.Now()},
+	}}
+	patches := 0
+	c := interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).Build(), interceptor.Funcs{
+		Patch: func(_ context.Context, _ client.WithWatch, o client.Object, _ client.Patch, _ ...client.PatchOption) error {
+			patches++
+			o.SetResourceVersion("7") // as the API server answers
+			return nil
+		},
+	})
+	w := newStatusWriter(c, newEvents(record.NewFakeRecorder(10)), metric.NewMIC(prometheus.NewRegistry()), 1)
+	for range 2 {
+		check(t, w.released(t.Context(), a))
+	}
+	if patches != 1 {
+		t.Errorf("%d requests", patches)
+	}
 }
 
 // A write that changes nothing leaves the version the last one.

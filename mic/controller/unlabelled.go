@@ -56,10 +56,22 @@ func (u *unlabelled) due(key types.NamespacedName, hasAssigned bool) bool {
 func (u *unlabelled) left(key types.NamespacedName) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.set(key, false)
+}
+
+// ended says that a pod left the cache that was ending, whose tags stay as they are: it
+// need not be asked for.
+func (u *unlabelled) ended(key types.NamespacedName) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.set(key, true)
+}
+
+func (u *unlabelled) set(key types.NamespacedName, done bool) {
 	if u.done == nil {
 		u.done = map[types.NamespacedName]bool{}
 	}
-	u.done[key] = false
+	u.done[key] = done
 }
 
 // record says how dealing with a pod went.
@@ -70,10 +82,7 @@ func (u *unlabelled) record(key types.NamespacedName, hasAssigned bool, err erro
 		delete(u.done, key)
 		return
 	}
-	if u.done == nil {
-		u.done = map[types.NamespacedName]bool{}
-	}
-	u.done[key] = err == nil
+	u.set(key, err == nil)
 }
 
 // forget is for a pod that is labelled, as far as the cache knew a moment ago: what is
@@ -98,7 +107,10 @@ func (r *podReconciler) podEvents() handler.TypedEventHandler[*corev1.Pod, recon
 		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*corev1.Pod], q queue) { add(q, e.ObjectNew) },
 		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*corev1.Pod], q queue) {
 			p := e.Object
-			if p.DeletionTimestamp.IsZero() && !finished(p) && (tagsOf(p) != binding.Tags{} || gateCondition(p) != nil) {
+			switch ending := !p.DeletionTimestamp.IsZero() || finished(p); {
+			case ending:
+				r.unlabelled.ended(client.ObjectKeyFromObject(p))
+			case tagsOf(p) != binding.Tags{} || gateCondition(p) != nil:
 				r.unlabelled.left(client.ObjectKeyFromObject(p))
 			}
 			add(q, p)

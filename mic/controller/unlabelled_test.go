@@ -191,6 +191,9 @@ func TestWhichUnlabelledPodsAreDue(t *testing.T) {
 		"nor when its last assigned identity has gone":  {before: func(u *unlabelled) { u.record(key, true, nil) }, key: key},
 		"one that had no assigned identity but tags":    {before: func(u *unlabelled) { u.left(key) }, key: key, want: true, remembered: 1},
 		"also if it was seen with its label once more":  {before: func(u *unlabelled) { u.left(key); u.forget(key) }, key: key, want: true, remembered: 1},
+		"not one that was ending":                       {before: func(u *unlabelled) { u.ended(key) }, key: key, hasAssigned: true, remembered: 1},
+		"nor when what it had is gone":                  {before: func(u *unlabelled) { u.ended(key) }, key: key},
+		"one of its name that came since":               {before: func(u *unlabelled) { u.ended(key); u.forget(key) }, key: key, hasAssigned: true, want: true},
 		"one that was labelled since":                   {before: func(u *unlabelled) { u.record(key, true, nil); u.forget(key) }, key: key, hasAssigned: true, want: true},
 		"not one with which it worked at the last time": {before: func(u *unlabelled) { u.record(key, true, failed); u.record(key, false, nil) }, key: key},
 	} {
@@ -206,26 +209,34 @@ func TestWhichUnlabelledPodsAreDue(t *testing.T) {
 	}
 }
 
-func TestAPodThatWasNeverOnANodeLosesItsTagsWithItsLabel(t *testing.T) {
+func TestAPodLosesItsTagsWithItsLabelAlone(t *testing.T) {
 	deletion := func(p *corev1.Pod) event.TypedDeleteEvent[*corev1.Pod] {
 		return event.TypedDeleteEvent[*corev1.Pod]{Object: p}
 	}
+	deleted := func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: metav1.Now().Time} }
 	for name, test := range map[string]struct {
-		change func(*corev1.Pod)
-		reads  int
+		change   func(*corev1.Pod)
+		assigned bool
+		reads    int
 	}{
-		"its label was taken off": {func(*corev1.Pod) {}, 1},
-		"it had no tags":          {func(p *corev1.Pod) { p.Labels, p.Annotations, p.Status.Conditions = nil, nil, nil }, 0},
-		"it was deleted":          {func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: metav1.Now().Time} }, 0},
-		"it has finished":         {func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, 0},
+		"its label was taken off":                   {func(*corev1.Pod) {}, false, 1},
+		"it had no tags":                            {func(p *corev1.Pod) { p.Labels, p.Annotations, p.Status.Conditions = nil, nil, nil }, false, 0},
+		"it was deleted":                            {deleted, false, 0},
+		"it was deleted and has its identity":       {deleted, true, 0},
+		"it has finished":                           {func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, false, 0},
+		"its label was taken off, it was on a node": {func(*corev1.Pod) {}, true, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, _ := unlabelledPod()
+			p, a := unlabelledPod()
+			objects := []client.Object{p.DeepCopy()}
+			if test.assigned {
+				objects = append(objects, a)
+			}
 			reads := 0
 			r, server := fakePods(t, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
 				reads++
 				return c.Get(ctx, key, o, opts...)
-			}}, p.DeepCopy())
+			}}, objects...)
 			test.change(p)
 			queue := workqueue.NewTypedRateLimitingQueue(limiter[reconcile.Request]())
 			defer queue.ShutDown()
