@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/redact"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
@@ -22,67 +20,74 @@ type Waiting struct {
 }
 
 // identity returns the identity that the pod may use and asks for, waiting until
-// it is assigned. The wait ends with the answer, the client, the bound, the pod,
-// or NMI's own end, whichever comes first.
+// it is assigned.
 func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*v1.AzureIdentity, error) {
+	c, err := s.chosen(v, sel) // nearly always all that is needed
+	if err == nil && c.progress != progressAssigned {
+		c, err = s.await(ctx, v.Pod, sel)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if n := noteOf(ctx); n != nil {
+		n.identity = c.identity
+	}
+	return c.identity, nil
+}
+
+// chosen decides by what is known of a pod. No binding selects one without the label,
+// so there is nothing to wait for.
+func (s *Server) chosen(v podindex.View, sel selector) (choice, error) {
+	if v.Pod.Labels[v1.BindingLabelKey] == "" {
+		return choice{}, s.noIdentity(fmt.Sprintf("pod %s has no label %s, so no AzureIdentityBinding gives it an azure identity", v.Pod, v1.BindingLabelKey))
+	}
+	return choose(v, sel, s.o.ForceNamespaced), nil
+}
+
+// await waits for MIC. The wait ends with the answer, the client, the bound, the pod,
+// or NMI's own end, whichever comes first.
+func (s *Server) await(ctx context.Context, pod *podindex.Pod, sel selector) (choice, error) {
 	start := time.Now()
 	var bound *time.Timer
-	var expired <-chan time.Time
-	var waiting prometheus.Gauge // set while this request waits
-	uid, key := v.Pod.UID, v.Pod.Key()
 	for {
-		changed := s.pods.Changed(key)
-		now, err := s.pods.ByName(key)
+		// Taken before the look-up, so that no change between the two is missed.
+		changed := s.pods.Changed(pod.Key())
+		now, err := s.pods.ByName(pod.Key())
 		if err != nil {
-			return nil, err
+			return choice{}, err
 		}
-		if now.Pod.UID != uid {
-			return nil, podindex.ErrUnknown // the caller is gone; this is its successor
+		if now.Pod.UID != pod.UID {
+			return choice{}, podindex.ErrUnknown // the caller is gone; this is its successor
 		}
-		if now.Pod.Labels[v1.BindingLabelKey] == "" {
-			// No binding selects it, so there is nothing to wait for.
-			return nil, s.noIdentity(fmt.Sprintf("pod %s has no label %s, so no AzureIdentityBinding gives it an azure identity", now.Pod, v1.BindingLabelKey))
-		}
-		c := choose(now, sel, s.o.ForceNamespaced)
-		if c.progress == progressAssigned {
-			if n := noteOf(ctx); n != nil {
-				n.identity = c.identity
-			}
-			return c.identity, nil
+		c, err := s.chosen(now, sel)
+		if err != nil || c.progress == progressAssigned {
+			return c, err
 		}
 		limit := s.o.Waiting.Created
-		switch {
-		case now.Pod.Labels[v1.BindingLabelKey] == "":
-			limit = 0 // no binding can select it, so there is nothing to wait for
-		case c.progress == progressCreated:
+		if c.progress == progressCreated {
 			limit += s.o.Waiting.Assigned
 		}
 		left := limit - time.Since(start)
 		if left <= 0 {
-			return nil, s.notAssigned(v.Pod, sel, c, limit)
+			return choice{}, s.notAssigned(now.Pod, sel, c, limit)
 		}
 		if bound == nil {
 			bound = time.NewTimer(left)
 			defer bound.Stop()
-			expired = bound.C
-		} else {
-			bound.Reset(left)
-		}
-		if waiting == nil {
-			waiting = s.metrics.Waiters
-			waiting.Inc()
-			defer waiting.Dec()
+			s.metrics.Waiters.Inc()
+			defer s.metrics.Waiters.Dec()
 			if s.o.Tracer != nil {
-				defer s.spanSince(ctx, spanWaiting, time.Now())
+				defer s.spanSince(ctx, spanWaiting, start)
 			}
 		}
+		bound.Reset(left)
 		select {
 		case <-changed:
-		case <-expired:
+		case <-bound.C:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return choice{}, ctx.Err()
 		case <-s.draining:
-			return nil, &apiError{
+			return choice{}, &apiError{
 				status: http.StatusServiceUnavailable, code: "temporarily_unavailable",
 				description: "NMI is restarting; try again", retryAfter: time.Second, cause: errEnding,
 			}
@@ -117,9 +122,7 @@ func (s *Server) notAssigned(pod *podindex.Pod, sel selector, c choice, waited t
 		asked = " with the requested object ID"
 	}
 	text := fmt.Sprintf("no azure identity%s found for pod %s after %s: no AzureIdentityBinding gives it one, or MIC has not seen it yet; check MIC's log", asked, pod, waited)
-	if pod.Labels[v1.BindingLabelKey] == "" {
-		text = fmt.Sprintf("no azure identity found for pod %s: it has no label %s, by which an AzureIdentityBinding would select it", pod, v1.BindingLabelKey)
-	} else if s.pods.Managed() {
+	if s.pods.Managed() {
 		text = fmt.Sprintf("no azure identity%s found for pod %s: no AzureIdentityBinding of its namespace with the selector %q gives it one", asked, pod, pod.Labels[v1.BindingLabelKey])
 	} else if c.progress == progressCreated {
 		text = fmt.Sprintf("the azure identity%s of pod %s was not assigned to the node within %s; check MIC's log and the events of the pod", asked, pod, waited)
