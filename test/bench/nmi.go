@@ -42,7 +42,7 @@ func podIPs(n int) []string {
 // baseline, which writes the same bytes.
 func nmiThroughput(ctx context.Context, w *nmiWorld) ([]Result, error) {
 	const (
-		rounds = 3
+		rounds = 7
 		each   = 2.0 // seconds
 		warmUp = 0.5
 	)
