@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -167,6 +168,8 @@ const expiresIn = `"expires_in":"`
 func (t Token) AppendJSON(to []byte) ([]byte, error) {
 	left := max(0, int64(time.Until(t.ExpiresOn).Seconds()))
 	if t.json != nil {
+		const digits = 19 // of the largest number
+		to = slices.Grow(to, len(t.json.head)+digits+len(t.json.tail))
 		to = append(to, t.json.head...)
 		to = strconv.AppendInt(to, left, 10)
 		return append(to, t.json.tail...), nil
