@@ -88,8 +88,9 @@ spec:
 		return err
 	}
 	selector := fmt.Sprintf("-lbatch=b%d", number)
-	// A pod that succeeds got tokens, and only its own.
-	_, ended := env.Kubectl(ctx, "", "wait", "-n", ns, selector, "pod", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=3m")
+	// A pod that succeeds got tokens, and only its own. This kubelet starts and ends fewer
+	// than one a second, so the last ones wait for minutes.
+	_, ended := env.Kubectl(ctx, "", "wait", "-n", ns, selector, "pod", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=10m")
 	if ended != nil {
 		logs, err := env.Kubectl(ctx, "", "logs", "-n", ns, selector, "--prefix")
 		ended = fmt.Errorf("batch %d: %w\n%s", number, errors.Join(ended, err), logs)
