@@ -30,8 +30,8 @@ import (
 // being forgotten when its last assigned identity is. The zero value is ready.
 type unlabelled struct {
 	mu sync.Mutex
-	// done has the pods with which it worked, as true, while they have assigned
-	// identities, and those with which it did not, as false.
+	// done has the pods with which it worked or that were ending, as true, while they
+	// have assigned identities, and those with which it did not work, as false.
 	done map[types.NamespacedName]bool
 }
 
