@@ -167,7 +167,7 @@ func (m *mappers) assignedEvents() handler.TypedEventHandler[*v1.AzureAssignedId
 		},
 		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[*v1.AzureAssignedIdentity], q queue) {
 			changed := !equality.Semantic.DeepEqual(e.ObjectOld.Spec, e.ObjectNew.Spec)
-			if e.ObjectOld.Spec.NodeName != e.ObjectNew.Spec.NodeName {
+			if changed { // it may have been elsewhere
 				add(ctx, q, e.ObjectOld, changed)
 			}
 			add(ctx, q, e.ObjectNew, changed)

@@ -56,44 +56,41 @@ func TestStatusIsWrittenOnceForAVersion(t *testing.T) {
 	write(second, v1.AssignedIDAssigned, false, 0)
 }
 
-// An object that goes with its last finalizer has no later version.
-func TestReleasedOnce(t *testing.T) {
+// unchangedVersion is a writer whose API server answers each PATCH, which it counts, with
+// this version.
+func unchangedVersion(t *testing.T, version string) (*statusWriter, *int) {
+	t.Helper()
 	scheme, err := Scheme()
 	check(t, err)
-	a := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{
-		Namespace: "default", Name: "demo", UID: "1", ResourceVersion: "7", Finalizers: []string{v1.AssignedIdentityFinalizer}, DeletionTimestamp: &metav1.Time{Time: time.Now()},
-	}}
 	patches := 0
 	c := interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).Build(), interceptor.Funcs{
 		Patch: func(_ context.Context, _ client.WithWatch, o client.Object, _ client.Patch, _ ...client.PatchOption) error {
 			patches++
-			o.SetResourceVersion("7") // as the API server answers
+			o.SetResourceVersion(version)
 			return nil
 		},
 	})
-	w := newStatusWriter(c, newEvents(record.NewFakeRecorder(10)), metric.NewMIC(prometheus.NewRegistry()), 1)
+	return newStatusWriter(c, newEvents(record.NewFakeRecorder(10)), metric.NewMIC(prometheus.NewRegistry()), 1), &patches
+}
+
+// An object that goes with its last finalizer has no later version.
+func TestReleasedOnce(t *testing.T) {
+	a := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "default", Name: "demo", UID: "1", ResourceVersion: "7", Finalizers: []string{v1.AssignedIdentityFinalizer}, DeletionTimestamp: &metav1.Time{Time: time.Now()},
+	}}
+	w, patches := unchangedVersion(t, a.ResourceVersion)
 	for range 2 {
 		check(t, w.released(t.Context(), a))
 	}
-	if patches != 1 {
-		t.Errorf("%d requests", patches)
+	if *patches != 1 {
+		t.Errorf("%d requests", *patches)
 	}
 }
 
 // A write that changes nothing leaves the version the last one.
 func TestVersionIsTheLastOneAfterAWriteOfNothing(t *testing.T) {
-	scheme, err := Scheme()
-	check(t, err)
 	a := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo", UID: "1", ResourceVersion: "7"}}
-	patches := 0
-	c := interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).Build(), interceptor.Funcs{
-		Patch: func(_ context.Context, _ client.WithWatch, o client.Object, _ client.Patch, _ ...client.PatchOption) error {
-			patches++
-			o.SetResourceVersion("7") // as the API server answers
-			return nil
-		},
-	})
-	w := newStatusWriter(c, newEvents(record.NewFakeRecorder(10)), metric.NewMIC(prometheus.NewRegistry()), 1)
+	w, patches := unchangedVersion(t, a.ResourceVersion)
 	for range 2 {
 		written, err := w.patch(t.Context(), a, map[string]any{"status": map[string]any{"status": v1.AssignedIDCreated}})
 		check(t, err)
@@ -101,7 +98,7 @@ func TestVersionIsTheLastOneAfterAWriteOfNothing(t *testing.T) {
 			t.Error("not written")
 		}
 	}
-	if patches != 2 {
-		t.Errorf("%d requests", patches)
+	if *patches != 2 {
+		t.Errorf("%d requests", *patches)
 	}
 }

@@ -67,6 +67,7 @@ func (u *unlabelled) ended(key types.NamespacedName) {
 	u.set(key, true)
 }
 
+// set remembers a pod; u.mu is held.
 func (u *unlabelled) set(key types.NamespacedName, done bool) {
 	if u.done == nil {
 		u.done = map[types.NamespacedName]bool{}
