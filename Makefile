@@ -83,6 +83,8 @@ build: ## Build the three binaries into bin/
 LONGEST := ./test/chart ./mic/controller ./webhook ./test/attack ./test/model ./nmi
 
 .PHONY: unit
+# client-go ends a test in which a cached object was changed: readers share them.
+unit: export KUBE_CACHE_MUTATION_DETECTOR := true
 unit: prerequisites $(gotestsum) ## Unit tests and tests against a real API server
 	@mkdir -p $(RESULTS)
 	@assets=$$($(localcluster) binaries) && \

@@ -39,7 +39,7 @@ const longestAnswer = 10 * time.Second
 
 // gcPercent: nearly all of the heap is the caches, which stay, so that with more a large
 // cluster would need twice their size.
-const gcPercent = 50
+const gcPercent = 40
 
 // serve runs MIC until ctx ends or it loses the lead.
 func serve(ctx context.Context, o *options) error {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,9 +29,15 @@ func Scheme() (*runtime.Scheme, error) {
 	if err := clientgoscheme.AddToScheme(s); err != nil {
 		return nil, fmt.Errorf("registering Kubernetes kinds: %w", err)
 	}
-	if err := v1.AddToScheme(s); err != nil {
-		return nil, fmt.Errorf("registering %s kinds: %w", v1.GroupName, err)
-	}
+	// Like v1.AddToScheme, but for the list of assigned identities.
+	s.AddKnownTypes(v1.GroupVersion,
+		&v1.AzureIdentity{}, &v1.AzureIdentityList{},
+		&v1.AzureIdentityBinding{}, &v1.AzureIdentityBindingList{},
+		&v1.AzureAssignedIdentity{},
+		&v1.AzurePodIdentityException{}, &v1.AzurePodIdentityExceptionList{},
+	)
+	s.AddKnownTypeWithName(v1.GroupVersion.WithKind(v1.KindAzureAssignedIdentity+"List"), &assignedList{})
+	metav1.AddToGroupVersion(s, v1.GroupVersion)
 	return s, nil
 }
 
@@ -43,8 +50,12 @@ const (
 	indexAssignedPod      = "pod"                // assigned identities by podBucket
 	indexAssignedNode     = "spec.nodename"      // assigned identities by node
 	indexAssignedIdentity = "identity"           // assigned identities by namespace/identity
+	indexAssignedBefore   = "before"             // assigned identities by whether the 1.8 releases put them on their VM
 	indexNodeTarget       = "target"             // nodes by key of VM or scale set
 )
+
+// fromBefore is the one value of indexAssignedBefore.
+const fromBefore = "true"
 
 // cacheOptions limit the caches to what MIC reads: pods that carry the label,
 // the one ConfigMap that says that the release is being removed, and of each
@@ -101,6 +112,12 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}},
 		{&v1.AzureAssignedIdentity{}, indexAssignedIdentity, func(o client.Object) []string {
 			return []string{identityKey(o.(*v1.AzureAssignedIdentity)).String()}
+		}},
+		{&v1.AzureAssignedIdentity{}, indexAssignedBefore, func(o client.Object) []string {
+			if a := o.(*v1.AzureAssignedIdentity); fromOldRelease(a) {
+				return []string{fromBefore}
+			}
+			return nil
 		}},
 	} {
 		if err := indexer.IndexField(ctx, i.object, i.field, i.value); err != nil {

@@ -126,10 +126,9 @@ func (c *cluster) remove(t *testing.T, o client.Object) {
 func (c *cluster) clear(t *testing.T) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	var assigned v1.AzureAssignedIdentityList
+	var assigned assignedList
 	check(t, c.client.List(ctx, &assigned))
-	for i := range assigned.Items {
-		a := &assigned.Items[i]
+	for _, a := range assigned.Items {
 		check(t, client.IgnoreNotFound(c.client.Patch(ctx, a, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))))
 		check(t, client.IgnoreNotFound(c.client.Delete(ctx, a)))
 	}
@@ -395,9 +394,13 @@ func (s *scenario) conditionIs(o client.Object, name, kind, reason string) strin
 
 func (s *scenario) all() []v1.AzureAssignedIdentity {
 	s.t.Helper()
-	var list v1.AzureAssignedIdentityList
+	var list assignedList
 	check(s.t, s.client.List(s.t.Context(), &list))
-	return list.Items
+	all := make([]v1.AzureAssignedIdentity, len(list.Items)) // which, unlike pointers, say something when printed
+	for i, a := range list.Items {
+		all[i] = *a
+	}
+	return all
 }
 
 // event waits for an event.

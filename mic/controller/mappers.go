@@ -91,9 +91,10 @@ func (m *mappers) bindingsOfPod(ctx context.Context, p *corev1.Pod, came bool) [
 		return nil
 	}
 	var requests []reconcile.Request
-	for _, b := range m.bindings(ctx, client.MatchingFields{indexBindingSelector: label}) {
-		if !came || !meta.IsStatusConditionTrue(b.Status.Conditions, v1.ConditionPodsMatched) {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&b)})
+	all := m.bindings(ctx, client.MatchingFields{indexBindingSelector: label})
+	for i := range all {
+		if !came || !meta.IsStatusConditionTrue(all[i].Status.Conditions, v1.ConditionPodsMatched) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&all[i])})
 		}
 	}
 	return requests
@@ -125,12 +126,12 @@ func (m *mappers) podsOfNode(ctx context.Context, n *corev1.Node) []reconcile.Re
 // podsOfMarker returns all pods and all that have assigned identities.
 func (m *mappers) podsOfMarker(ctx context.Context, _ *corev1.ConfigMap) []reconcile.Request {
 	requests := m.pods(ctx)
-	var assigned v1.AzureAssignedIdentityList
+	var assigned assignedList
 	if err := m.world.cached.List(ctx, &assigned); err != nil {
 		m.failed(ctx, err)
 	}
-	for i := range assigned.Items {
-		requests = append(requests, reconcile.Request{NamespacedName: podKey(&assigned.Items[i])})
+	for _, a := range assigned.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: podKey(a)})
 	}
 	return requests
 }

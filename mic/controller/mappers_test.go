@@ -25,20 +25,21 @@ func tagsOfWant(b, i, all string) binding.Tags {
 	return binding.Tags{Binding: b, Identity: i, Bindings: all}
 }
 
-// indexed is a client with the indexes of the caches.
-func indexed(t *testing.T, objects ...client.Object) client.Client {
+// indexed is a fake API server with the indexes of the caches.
+func indexed(t *testing.T, objects ...client.Object) client.WithWatch {
 	t.Helper()
 	scheme, err := Scheme()
 	check(t, err)
 	b := fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1.AzureIdentity{}, &v1.AzureIdentityBinding{}).WithObjects(objects...)
-	check(t, addIndexes(t.Context(), builderIndexer{b}))
+	check(t, addIndexes(t.Context(), indexer{b}))
 	return b.Build()
 }
 
-type builderIndexer struct{ builder *fake.ClientBuilder }
+// indexer gives a fake client the indexes of the caches.
+type indexer struct{ *fake.ClientBuilder }
 
-func (i builderIndexer) IndexField(_ context.Context, o client.Object, field string, value client.IndexerFunc) error {
-	i.builder.WithIndex(o, field, value)
+func (i indexer) IndexField(_ context.Context, o client.Object, field string, value client.IndexerFunc) error {
+	i.WithIndex(o, field, value)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -21,7 +22,7 @@ import (
 
 // maxBytesPerPod is what the caches may hold for a labelled pod that has an identity:
 // the pod, its AzureAssignedIdentity, and both in all indexes. 50,000 of them are 220
-// MiB, and the garbage collector lets the heap grow to half as much again.
+// MiB, and the garbage collector lets the heap grow to 1.4 times that.
 const maxBytesPerPod = 4608
 
 // TestMemoryOfAPod holds what a cluster of many pods costs.
@@ -62,6 +63,38 @@ func TestMemoryOfAPod(t *testing.T) {
 		t.Errorf("%d bytes for a pod, and %d for its assigned identity: more than %d", parts[0], parts[1], maxBytesPerPod)
 	}
 	runtime.KeepAlive(store)
+}
+
+// TestReducingAgainChangesNothing: client-go transforms the objects of a first list twice,
+// and holds both results until the second is complete.
+func TestReducingAgainChangesNothing(t *testing.T) {
+	gated := bigPod(1)
+	gated.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: "other"}, {ConditionType: v1.PodConditionIdentityAssigned}}
+	gated.Status.Conditions = []corev1.PodCondition{{Type: v1.PodConditionIdentityAssigned, Status: corev1.ConditionTrue}}
+	reduce := newReducer()
+	for name, c := range map[string]struct {
+		object client.Object
+		reduce func(any) (any, error)
+	}{
+		"pod":               {bigPod(0), reduce.pod},
+		"pod with a gate":   {gated, reduce.pod},
+		"node":              {&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node0", Labels: map[string]string{"a": "b"}}, Spec: corev1.NodeSpec{ProviderID: "azure:///x"}}, reduce.node},
+		"assigned identity": {bigAssigned(0), reduce.assigned},
+	} {
+		t.Run(name, func(t *testing.T) {
+			once, err := c.reduce(c.object)
+			check(t, err)
+			was := once.(client.Object).DeepCopyObject()
+			twice, err := c.reduce(once)
+			check(t, err)
+			if once != c.object || twice != once {
+				t.Error("an object of its own")
+			}
+			if diff := cmp.Diff(was, twice); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }
 
 // storeIndexer adds the indexes to plain stores, each value twice, as

@@ -21,7 +21,8 @@ const maxShared = 8192
 
 // reducer makes the objects of the caches small: they keep what is read, and what
 // many have in common they hold together. So nobody may change a cached object, not
-// even a map in it.
+// even a map in it. Objects are reduced in place: client-go does it twice to those of
+// a first list, and would hold two copies of them all.
 type reducer struct{ maps, identities, bindings *lru.Cache }
 
 func newReducer() *reducer {
@@ -34,7 +35,7 @@ func (r *reducer) pod(o any) (any, error) {
 	if !ok {
 		return o, nil
 	}
-	reduced := &corev1.Pod{
+	reduced := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: intern(p.Namespace), Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
 			DeletionTimestamp: p.DeletionTimestamp,
@@ -50,7 +51,8 @@ func (r *reducer) pod(o any) (any, error) {
 			reduced.Status.Conditions = []corev1.PodCondition{*c}
 		}
 	}
-	return reduced, nil
+	*p = reduced
+	return p, nil
 }
 
 // node keeps the name of the VM behind a node.
@@ -59,10 +61,11 @@ func (r *reducer) node(o any) (any, error) {
 	if !ok {
 		return o, nil
 	}
-	return &corev1.Node{
+	*n = corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: intern(n.Name), UID: n.UID, ResourceVersion: n.ResourceVersion},
 		Spec:       corev1.NodeSpec{ProviderID: n.Spec.ProviderID},
-	}, nil
+	}
+	return n, nil
 }
 
 // assigned keeps all but managed fields, since MIC writes these objects as a whole.

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -75,17 +74,13 @@ func (s *start) prepare(ctx context.Context) error {
 	for _, err := range damaged {
 		klog.FromContext(ctx).Error(err, "The VM or scale set of this ledger is left alone")
 	}
-	var list v1.AzureAssignedIdentityList
-	if err := s.world.cached.List(ctx, &list); err != nil {
-		return fmt.Errorf("listing assigned identities: %w", err)
+	before, err := s.world.assigned(ctx, indexAssignedBefore, fromBefore)
+	if err != nil {
+		return err
 	}
 	targets := map[string]resourceid.Compute{}
 	ids := map[string][]string{}
-	for i := range list.Items {
-		a := &list.Items[i]
-		if !fromOldRelease(a) {
-			continue
-		}
+	for _, a := range before {
 		node, err := s.world.node(ctx, a.Spec.NodeName)
 		if err != nil {
 			return err

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -20,14 +19,10 @@ import (
 )
 
 func TestALeaderNeverGivesUpStarting(t *testing.T) {
-	scheme, err := Scheme()
-	if err != nil {
-		t.Fatal(err)
-	}
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		const outage = 20 * time.Minute
-		c := interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).Build(), interceptor.Funcs{
+		c := interceptor.NewClient(indexed(t), interceptor.Funcs{
 			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, o ...client.ListOption) error {
 				if time.Since(begin) < outage {
 					return errors.New("the API server is down")
@@ -62,8 +57,6 @@ func TestALeaderNeverGivesUpStarting(t *testing.T) {
 }
 
 func TestADamagedLedgerKeepsNobodyFromStarting(t *testing.T) {
-	scheme, err := Scheme()
-	check(t, err)
 	const target = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/"
 	old := func(name, node string) *v1.AzureAssignedIdentity {
 		return &v1.AzureAssignedIdentity{
@@ -75,8 +68,7 @@ func TestADamagedLedgerKeepsNobodyFromStarting(t *testing.T) {
 	node := func(name, pool string) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{ProviderID: "azure://" + target + pool + "/virtualMachines/0"}}
 	}
-	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(
-		node("n1", "one"), node("n2", "two"), old("a1", "n1"), old("a2", "n2")).Build()
+	c := indexed(t, node("n1", "one"), node("n2", "two"), old("a1", "n1"), old("a2", "n2"))
 	newStart := func() *start {
 		return &start{
 			world:  &world{cached: c, live: c},

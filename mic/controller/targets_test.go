@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -39,8 +38,6 @@ func (c *credential) GetToken(context.Context, policy.TokenRequestOptions) (azco
 
 func TestAnObjectThatCannotBeWrittenHoldsUpNobody(t *testing.T) {
 	const pool = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/pool1"
-	scheme, err := Scheme()
-	check(t, err)
 	object := func(name string, change ...func(*v1.AzureAssignedIdentity)) *v1.AzureAssignedIdentity {
 		a := &v1.AzureAssignedIdentity{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Finalizers: []string{v1.AssignedIdentityFinalizer}},
@@ -59,11 +56,9 @@ func TestAnObjectThatCannotBeWrittenHoldsUpNobody(t *testing.T) {
 		a.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
 		a.Status.Status = v1.AssignedIDAssigned
 	})
-	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(
+	c := interceptor.NewClient(indexed(t,
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node0"}, Spec: corev1.NodeSpec{ProviderID: "azure://" + pool + "/virtualMachines/0"}},
-		going, object("coming"))
-	check(t, addIndexes(t.Context(), indexer{builder}))
-	c := interceptor.NewClient(builder.Build(), interceptor.Funcs{
+		going, object("coming")), interceptor.Funcs{
 		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
 			if o.GetName() == going.Name {
 				return apierrors.NewInvalid(schema.GroupKind{Group: v1.GroupName, Kind: v1.KindAzureAssignedIdentity}, o.GetName(), nil)
@@ -124,8 +119,6 @@ func TestWhenATargetIsLookedAtAgain(t *testing.T) {
 
 func TestWhatPodsNeedIsPutOnWithTheFirstOfThem(t *testing.T) {
 	const pool = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/pool1"
-	scheme, err := Scheme()
-	check(t, err)
 	resource := func(name string) string { return strings.Replace(verdictID, "demo", name, 1) }
 	pod := func(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 		p := &corev1.Pod{
@@ -157,9 +150,7 @@ func TestWhatPodsNeedIsPutOnWithTheFirstOfThem(t *testing.T) {
 				Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: name, Selector: name},
 			})
 	}
-	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
-	check(t, addIndexes(t.Context(), indexer{builder}))
-	c := builder.Build()
+	c := indexed(t, objects...)
 	engine := compute.NewEngine(compute.LedgerStore{Client: c, Namespace: "mic"}, nil, compute.Options{})
 	target, err := resourceid.ParseProviderID("azure://" + pool + "/virtualMachines/0")
 	check(t, err)

@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
@@ -42,7 +41,7 @@ func (r *uninstallReconciler) Reconcile(ctx context.Context, request reconcile.R
 	if !uninstall.Active(marker.Data) || marker.Data[uninstall.MICKey] == uninstall.Done {
 		return reconcile.Result{}, nil
 	}
-	var assigned v1.AzureAssignedIdentityList
+	var assigned assignedList
 	// Live: "done" is final, so it must not come from a cache that is behind.
 	if err := r.world.live.List(ctx, &assigned); err != nil {
 		return reconcile.Result{}, fmt.Errorf("listing assigned identities: %w", err)

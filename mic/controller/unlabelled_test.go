@@ -14,7 +14,6 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -25,23 +24,11 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
 )
 
-// indexer gives a fake client the indexes of the caches.
-type indexer struct{ *fake.ClientBuilder }
-
-func (i indexer) IndexField(_ context.Context, o client.Object, field string, value client.IndexerFunc) error {
-	i.WithIndex(o, field, value)
-	return nil
-}
-
 // fakePods returns a reconciler of pods over a fake API server, whose calls funcs
 // may intercept, and that server.
 func fakePods(t *testing.T, funcs interceptor.Funcs, objects ...client.Object) (*podReconciler, client.Client) {
 	t.Helper()
-	scheme, err := Scheme()
-	check(t, err)
-	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
-	check(t, addIndexes(t.Context(), indexer{builder}))
-	server := builder.Build()
+	server := indexed(t, objects...)
 	// The cache holds labelled pods alone.
 	cached := interceptor.NewClient(server, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {

@@ -132,7 +132,7 @@ func (w *world) identity(ctx context.Context, key types.NamespacedName) (*v1.Azu
 
 // identityInUse says whether there is an assigned identity of an identity.
 func (w *world) identityInUse(ctx context.Context, key types.NamespacedName) (bool, error) {
-	var list v1.AzureAssignedIdentityList
+	var list assignedList
 	if err := w.cached.List(ctx, &list, client.MatchingFields{indexAssignedIdentity: key.String()}, client.Limit(1)); err != nil {
 		return false, fmt.Errorf("listing assigned identities of %s: %w", key, err)
 	}
@@ -176,15 +176,11 @@ func (w *world) assignedOnNode(ctx context.Context, node string) ([]*v1.AzureAss
 }
 
 func (w *world) assigned(ctx context.Context, index, value string) ([]*v1.AzureAssignedIdentity, error) {
-	var list v1.AzureAssignedIdentityList
+	var list assignedList
 	if err := w.cached.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
 		return nil, fmt.Errorf("listing assigned identities by %s %q: %w", index, value, err)
 	}
-	all := make([]*v1.AzureAssignedIdentity, len(list.Items))
-	for i := range list.Items {
-		all[i] = &list.Items[i]
-	}
-	return all, nil
+	return list.Items, nil
 }
 
 // taken says whether a name belongs to another key.

@@ -355,6 +355,9 @@ func micGrowth(ctx context.Context, w *micWorld) ([]Result, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := w.lookedAtAll(ctx, pods); err != nil {
+			return nil, err
+		}
 		fresh, err := w.mic.memory("VmHWM")
 		if err != nil {
 			return nil, err

@@ -247,6 +247,21 @@ func (w *micWorld) micAlive() error {
 	return nil
 }
 
+// lookedAtAll waits until a MIC that has started has seen to all pods.
+func (w *micWorld) lookedAtAll(ctx context.Context, pods int) error {
+	return poll(ctx, 10*time.Minute, "MIC to see to all pods", func() error {
+		reconciled, err := w.sum(ctx, "controller_runtime_reconcile_total")
+		if err != nil {
+			return err
+		}
+		queued, err := w.sum(ctx, "workqueue_depth")
+		if err == nil && (reconciled < float64(pods) || queued > 0) {
+			err = fmt.Errorf("%.0f reconciled, %.0f queued", reconciled, queued)
+		}
+		return err
+	})
+}
+
 func (w *micWorld) stopMIC() error {
 	p := w.mic
 	w.mic = nil
@@ -267,16 +282,23 @@ func (w *micWorld) close() error {
 
 // requests is how many requests MIC has sent to the API server, by its own count.
 func (w *micWorld) requests(ctx context.Context) (float64, error) {
-	counts, err := metricValues(ctx, w.metrics, "rest_client_requests_total")
+	const name = "rest_client_requests_total"
+	sum, err := w.sum(ctx, name)
+	if err == nil && sum == 0 {
+		err = fmt.Errorf("MIC counts no request in %s", name)
+	}
+	return sum, err
+}
+
+// sum is that of all values of one of MIC's metrics.
+func (w *micWorld) sum(ctx context.Context, metric string) (float64, error) {
+	values, err := metricValues(ctx, w.metrics, metric)
 	if err != nil {
 		return 0, fmt.Errorf("MIC: %w", err)
 	}
 	sum := 0.0
-	for _, n := range counts {
+	for _, n := range values {
 		sum += n
-	}
-	if sum == 0 {
-		return 0, errors.New("MIC counts no request in rest_client_requests_total")
 	}
 	return sum, nil
 }

@@ -11,7 +11,9 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -22,7 +24,6 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
-	"github.com/aad-pod-identity/aad-pod-identity/mic/controller"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 )
 
@@ -117,8 +118,11 @@ func startServers(t *testing.T) *server {
 	check(t, err)
 	config.QPS = -1
 	config.WarningHandler = rest.NoWarnings{}
+	scheme := runtime.NewScheme()
+	check(t, clientgoscheme.AddToScheme(scheme))
+	check(t, v1.AddToScheme(scheme))
 	s := &server{config: config}
-	s.client, err = controller.NewLiveClient(config)
+	s.client, err = client.New(config, client.Options{Scheme: scheme})
 	check(t, err)
 	for _, namespace := range namespaces {
 		if namespace != "default" {
