@@ -75,8 +75,12 @@ func signInError(signIn *azidentity.AuthenticationFailedError, err error) *Error
 
 // kind decides by ARM's code first, and by the codes of the details if that one
 // says little: an operation that fails later is reported inside an answer with
-// status 200.
+// status 200. But the compute provider throttles with a code that else means a
+// conflict, OperationNotAllowed (kubernetes/kubernetes#93796).
 func (e *Error) kind(details []string) Kind {
+	if e.Status == http.StatusTooManyRequests {
+		return Throttled
+	}
 	if k, ok := e.kindOf(e.Code); ok {
 		return k
 	}
@@ -91,8 +95,6 @@ func (e *Error) kind(details []string) Kind {
 			return NotFound
 		}
 		return Other
-	case http.StatusTooManyRequests:
-		return Throttled
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return Forbidden
 	case http.StatusPreconditionFailed:
