@@ -50,22 +50,15 @@ type Input struct {
 	ForceNamespaced bool
 }
 
-// Update replaces an object's spec, labels and annotation. The new object has
-// the status Created if the identity or node is another, else its status stays.
-type Update struct {
-	Current, Desired *v1.AzureAssignedIdentity
-}
-
 // Plan is what to do for a pod. What is in none of the lists is right as it is,
 // or is being deleted and has to go first.
 type Plan struct {
 	Create []*v1.AzureAssignedIdentity
-	Update []Update
+	// Update are objects with another spec, labels or annotation than the stored ones.
+	// The status is Created if the identity or node is another, else it stays.
+	Update []*v1.AzureAssignedIdentity
 	Delete []*v1.AzureAssignedIdentity
 }
-
-// Empty reports that there is nothing to do.
-func (p Plan) Empty() bool { return len(p.Create)+len(p.Update)+len(p.Delete) == 0 }
 
 // ForPod decides about one pod.
 func ForPod(in Input) Plan {
@@ -94,7 +87,7 @@ func ForPod(in Input) Plan {
 		default:
 			have[key] = true
 			if next, differs := merge(c, want); differs {
-				plan.Update = append(plan.Update, Update{Current: c, Desired: next})
+				plan.Update = append(plan.Update, next)
 			}
 		}
 	}

@@ -43,30 +43,24 @@ func newBreaker(b Backoff, jitter func(time.Duration) time.Duration) *breaker {
 // never tell the outcome.
 const probeTime = time.Minute
 
-// admit says whether a target may try an identity now. If not, it returns why,
-// and RetryAt is when to ask again.
-func (b *breaker) admit(key, target string, now time.Time) (Failure, bool) {
+// admit says whether a target may try an identity now. If not, look says why.
+func (b *breaker) admit(key, target string, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r, ok := b.known[key]
-	if !ok || !r.open {
-		return Failure{}, true
-	}
-	f := r.Failure
-	f.Fresh = false
 	switch {
-	case now.Before(r.RetryAt):
-	case r.probe != "" && r.probe != target && now.Before(r.probeUntil):
-		f.RetryAt = r.probeUntil
-	default:
-		r.probe, r.probeUntil = target, now.Add(probeTime)
-		return Failure{}, true
+	case !ok || !r.open:
+		return true
+	case now.Before(r.RetryAt), r.probe != "" && r.probe != target && now.Before(r.probeUntil):
+		r.waiting[target] = true
+		return false
 	}
-	r.waiting[target] = true
-	return f, false
+	r.probe, r.probeUntil = target, now.Add(probeTime)
+	return true
 }
 
-// look is admit without the right to try: how an identity stands.
+// look says how an identity stands: if no target tries it, why, and RetryAt is when to
+// ask again.
 func (b *breaker) look(key, target string, now time.Time) (Failure, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

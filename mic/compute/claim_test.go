@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/resourceid"
@@ -15,15 +16,33 @@ func TestWrittenAheadIsNotAdded(t *testing.T) {
 		needed bool // still, after the refusal
 		stays  bool
 		lost   bool // the answer of a PATCH that was carried out
+		unsent bool // the PATCH before did not leave
 	}{
 		"somebody else's stays after its last use":                {needed: true, stays: true},
 		"and if nobody needs it any more by then":                 {stays: true},
+		"nor did a PATCH that never left":                         {unsent: true, stays: true},
 		"MIC's own, of which the answer was lost, is MIC's still": {needed: true, lost: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, azure.Settings{})
 			mine, theirs := w.identity("mine"), w.identity("theirs")
 			w.sure(w.pool, mine)
+			if test.unsent {
+				effects := 0 // the ledger is written, and then nothing leaves
+				w.effect = func(bool) error {
+					if effects++; effects > 2 {
+						return errors.New("no connection")
+					}
+					return nil
+				}
+				if _, err := w.reconcile(w.pool, mine, theirs); err == nil {
+					t.Fatal("no error")
+				}
+				w.effect = nil
+				w.ledgerIs(w.pool, "+mine", "+theirs")
+				w.now = w.now.Add(lastRefusal)
+				test.needed = true
+			}
 			if test.lost {
 				must(w.azure.AddFault(azure.Fault{Operation: azure.OpVMSSUpdate, After: true, Drop: true, Count: 1}))
 			} else {

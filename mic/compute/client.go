@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -163,14 +162,14 @@ func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch,
 	begin := policy.WithCaptureResponse(ctx, &first)
 	// The SDK repeats what was not answered, and then knows the last answer only.
 	var sent atomic.Int32
-	begin = httptrace.WithClientTrace(begin, &httptrace.ClientTrace{WroteHeaders: func() { sent.Add(1) }})
+	begin = arm.CountSent(begin, &sent)
 	var last *reply
 	if target.Kind == resourceid.VMSS {
 		poller, err := of.vmss.BeginUpdate(begin, target.ResourceGroup, target.Name, armcompute.VirtualMachineScaleSetUpdate{
 			Identity: &armcompute.VirtualMachineScaleSetIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
 		}, &armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions{IfMatch: match})
 		if err != nil {
-			return nil, unknown(first) || sent.Load() > 1, c.explain(ctx, err)
+			return nil, unknown(sent.Load(), first), c.explain(ctx, err)
 		}
 		last, err = wait(ctx, poller, first, c.pollBase)
 		if err != nil {
@@ -182,7 +181,7 @@ func (c *Client) update(ctx context.Context, target resourceid.Compute, p patch,
 		Identity: &armcompute.VirtualMachineIdentity{Type: &p.kind, UserAssignedIdentities: p.identities},
 	}, &armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: match})
 	if err != nil {
-		return nil, unknown(first) || sent.Load() > 1, c.explain(ctx, err)
+		return nil, unknown(sent.Load(), first), c.explain(ctx, err)
 	}
 	last, err = wait(ctx, poller, first, c.pollBase)
 	if err != nil {
@@ -253,9 +252,12 @@ func describe(replies ...*reply) *resource {
 	return nil
 }
 
-// unknown says whether a PATCH without success may have had an effect: ARM did
-// not answer it, or with a server error.
-func unknown(r *http.Response) bool {
+// unknown says whether a PATCH without success may have had an effect: it was sent more
+// than once, ARM did not answer it, or with a server error.
+func unknown(sent int32, r *http.Response) bool {
+	if sent != 1 {
+		return sent > 1
+	}
 	return r == nil || r.StatusCode >= http.StatusInternalServerError || r.StatusCode < http.StatusBadRequest
 }
 

@@ -169,12 +169,17 @@ func TestImmutableIdentitiesStay(t *testing.T) {
 	b := w.identity("b")
 	w.immune[a.ClientID], w.immune[resourceid.Key(b)] = true, true
 	w.sure(w.pool, a.ID, b)
-	w.restart()
+	// MIC has not read their client IDs yet.
 	if result := w.sure(w.pool); len(result.Held) != 0 {
 		t.Errorf("held: %v", result.Held)
 	}
 	w.has(w.pool, "a", "b")
 	w.ledgerIs(w.pool)
+	// Nor by a MIC that did not put it there.
+	w.sure(w.pool, a.ID)
+	w.restart()
+	w.sure(w.pool)
+	w.has(w.pool, "a", "b")
 }
 
 func TestKeepIsNeitherAddedNorRemoved(t *testing.T) {

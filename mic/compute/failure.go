@@ -9,8 +9,8 @@ import (
 
 // Failure is ARM's refusal of an identity.
 type Failure struct {
-	// Code, Message, RequestID and CorrelationID are ARM's.
-	Code, Message, RequestID, CorrelationID string
+	// Code, Message and RequestID are ARM's.
+	Code, Message, RequestID string
 	// Fix says which role assignment is missing and how to make it; empty if the
 	// reason is another one.
 	Fix string
@@ -37,7 +37,7 @@ func failureOf(id string, err error) Failure {
 	f := Failure{Code: "RequestFailed", Message: err.Error()}
 	var e *arm.Error
 	if errors.As(err, &e) {
-		f.Code, f.Message, f.RequestID, f.CorrelationID = e.Code, e.Message, e.RequestID, e.CorrelationID
+		f.Code, f.Message, f.RequestID = e.Code, e.Message, e.RequestID
 		if e.Missing != nil {
 			f.Fix = e.Missing.On(id).String()
 		}

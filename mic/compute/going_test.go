@@ -44,6 +44,8 @@ func TestATargetThatGoesUnderMICsHands(t *testing.T) {
 			w := newWorld(t, azure.Settings{})
 			a, b := w.identity("a"), w.identity("b")
 			w.sure(w.pool, a)
+			w.restart() // so that MIC knows the client IDs
+			w.sure(w.pool, a)
 			before := w.calls(azure.OpVMSSUpdate)
 			test.goes(w)
 			result, err := w.reconcile(w.pool, b)

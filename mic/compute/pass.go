@@ -127,6 +127,11 @@ func (p *pass) attempt(ctx context.Context) error {
 	if err := p.refresh(ctx); err != nil {
 		return err
 	}
+	if p.unidentified(p.work().removes) {
+		if err := p.read(ctx); err != nil {
+			return err
+		}
+	}
 	if err := p.disclaim(ctx); err != nil {
 		return err
 	}
@@ -264,13 +269,22 @@ func (p *pass) mayAdd(key string) bool {
 	}
 	ok, decided := p.admitted[key]
 	if !decided {
-		_, ok = p.e.breaker.admit(key, p.key, p.e.options.Now())
+		ok = p.e.breaker.admit(key, p.key, p.e.options.Now())
 		p.admitted[key] = ok
 	}
 	return ok
 }
 
 func (p *pass) immutable(e entry) bool { return p.e.options.Immutable(e.id, e.clientID) }
+
+// unidentified says whether the client ID of one of the identities is not known, by which
+// it may be immutable: MIC has put it there and not read the target since.
+func (p *pass) unidentified(ids []string) bool {
+	return slices.ContainsFunc(ids, func(id string) bool {
+		e := p.s.known.identities[resourceid.Key(id)]
+		return !e.ghost && e.clientID == ""
+	})
+}
 
 // ahead returns the ledger to be written before a PATCH that adds: what is
 // wanted and already there is not MIC's, not even as a ghost that MIC has to

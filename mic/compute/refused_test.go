@@ -143,7 +143,7 @@ func TestTheMissingRoleIsNamed(t *testing.T) {
 	foreign := must(w.azure.PutIdentity(azure.Identity{ID: azure.IdentityID(testSub, "elsewhere", "foreign")})).ID
 	f := w.sure(w.pool, foreign, w.identity("good")).Failed[resourceid.Key(foreign)]
 	want := `az role assignment create --role "Managed Identity Operator" --assignee-object-id ` + w.app.ObjectID + ` --assignee-principal-type ServicePrincipal --scope "` + foreign + `"`
-	if !strings.HasSuffix(f.Text(), want) || !strings.HasPrefix(f.Text(), "LinkedAuthorizationFailed: ") || f.CorrelationID == "" {
+	if !strings.HasSuffix(f.Text(), want) || !strings.HasPrefix(f.Text(), "LinkedAuthorizationFailed: ") || f.RequestID == "" {
 		t.Errorf("failure %+v", f)
 	}
 	// Where ARM does not say who the caller is, the token does.
@@ -230,21 +230,58 @@ func TestAGoodOneAmongManyUnnamedBadOnesIsFound(t *testing.T) {
 }
 
 func TestAnIdentityThatVanishedFromAzureHoldsUpNobody(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault   azure.Fault
+		further int // identities that come at once
+	}{
+		"refused at once":                   {fault: azure.Fault{Status: 400}},
+		"refused in the operation":          {fault: azure.Fault{Async: true}},
+		"the PATCH has no room for it":      {fault: azure.Fault{Status: 400}, further: maxPerRequest - 1},
+		"in the operation, and has no room": {fault: azure.Fault{Async: true}, further: maxPerRequest - 1},
+		"with more than a PATCH can carry":  {fault: azure.Fault{Status: 400}, further: maxPerRequest + 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, azure.Settings{})
+			gone, b := w.identity("gone"), w.identity("b")
+			w.sure(w.pool, gone)
+			want, names := []string{gone, b}, []string{"b"}
+			for i := range test.further {
+				name := fmt.Sprintf("c%03d", i)
+				want, names = append(want, w.identity(name)), append(names, name)
+			}
+			// ARM refuses every change of a scale set that has it, and a GET shows it as
+			// if nothing were amiss.
+			f := test.fault
+			f.Operation, f.BodyMatch, f.Code = azure.OpVMSSUpdate, `"`+b+`":{}`, "FailedIdentityOperation"
+			f.Message = "Identity operation failed: Resource '" + strings.ToLower(gone) + "' was not found."
+			f.Count = 1
+			must(w.azure.AddFault(f))
+			result := w.sure(w.pool, want...)
+			w.has(w.pool, names...)
+			if f := result.Failed[resourceid.Key(gone)]; f.Code != "FailedIdentityOperation" || !f.Fresh || len(result.Failed) != 1 {
+				t.Errorf("failed: %+v", result.Failed)
+			}
+		})
+	}
+}
+
+// TestAVanishedIdentityThatCannotBeRemoved: ARM refuses its removal for the same reason.
+func TestAVanishedIdentityThatCannotBeRemoved(t *testing.T) {
 	w := newWorld(t, azure.Settings{})
 	gone, b := w.identity("gone"), w.identity("b")
 	w.sure(w.pool, gone)
-	// ARM refuses every change of a scale set that has it, and a GET shows it as if
-	// nothing were amiss.
 	must(w.azure.AddFault(azure.Fault{
-		Operation: azure.OpVMSSUpdate, BodyMatch: `{"` + b + `":{}}`, Status: 400, Code: "FailedIdentityOperation",
+		Operation: azure.OpVMSSUpdate, Status: 400, Code: "FailedIdentityOperation",
 		Message: "Identity operation failed: Resource '" + strings.ToLower(gone) + "' was not found.",
 	}))
-	result := w.sure(w.pool, gone, b)
-	w.has(w.pool, "b")
-	w.ledgerIs(w.pool, "+b")
-	if f := result.Failed[resourceid.Key(gone)]; f.Code != "FailedIdentityOperation" || !f.Fresh || len(result.Failed) != 1 {
-		t.Errorf("failed: %+v", result.Failed)
+	before := w.calls(azure.OpVMSSUpdate)
+	if _, err := w.reconcile(w.pool, gone, b); err == nil {
+		t.Error("no error")
 	}
+	if sent := w.calls(azure.OpVMSSUpdate) - before; sent != 3 {
+		t.Errorf("%d PATCHes, want one as it is, one without what vanished, and one after that failed", sent)
+	}
+	w.has(w.pool, "gone")
 }
 
 func explanation(err error) string {

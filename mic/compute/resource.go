@@ -28,7 +28,6 @@ type entry struct {
 type resource struct {
 	identities map[string]entry // by resourceid.Key
 	system     bool             // has a system-assigned identity
-	user       bool             // type says that there are user-assigned ones
 	deleting   bool
 	changing   bool // an operation on it runs, so what it shows may not come to be
 	etag       string
@@ -117,25 +116,24 @@ func (r *resource) applied(adds, removes []string, answer *resource) {
 			delete(r.identities, key)
 		}
 	}
-	r.user = len(r.identities) > 0
 	r.etag, r.answered, r.changing = "", true, false
 	if answer != nil && r.same(answer) {
 		r.etag = answer.etag
 	}
 }
 
-// hasType splits ARM's type string, whatever its spacing and case.
-func hasType(kind *armcompute.ResourceIdentityType) (system, user bool) {
+// hasSystem looks for the system-assigned identity in ARM's type string, whatever its
+// spacing and case.
+func hasSystem(kind *armcompute.ResourceIdentityType) bool {
 	if kind == nil {
-		return false, false
+		return false
 	}
 	parts := strings.FieldsFunc(strings.ToLower(string(*kind)), func(r rune) bool { return r == ',' || r == ' ' })
-	return slices.Contains(parts, "systemassigned"), slices.Contains(parts, "userassigned")
+	return slices.Contains(parts, "systemassigned")
 }
 
 func newResource(kind *armcompute.ResourceIdentityType, identities map[string]*armcompute.UserAssignedIdentitiesValue, state, etag *string) *resource {
-	r := &resource{identities: make(map[string]entry, len(identities))}
-	r.system, r.user = hasType(kind)
+	r := &resource{identities: make(map[string]entry, len(identities)), system: hasSystem(kind)}
 	for id, v := range identities {
 		e := entry{id: id, ghost: v == nil || v.ClientID == nil || *v.ClientID == ""}
 		if !e.ghost {

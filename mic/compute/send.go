@@ -69,9 +69,13 @@ func (p *pass) send(ctx context.Context, adds, removes []string, h *hunt) error 
 		if len(badAdds)+len(badRemoves) > 0 {
 			continue
 		}
-		// ARM complains of something that is there already.
+		// ARM complains of something that is there already. If it did so after it had
+		// taken the PATCH, what is there has to be read again.
+		if err := p.refresh(ctx); err != nil {
+			return err
+		}
 		rotten := p.rotten(culprits, err, removes)
-		if len(rotten) == 0 || len(adds)+len(removes)+len(rotten) > maxPerRequest {
+		if len(rotten) == 0 {
 			return refusalError{err}
 		}
 		for _, id := range rotten {
@@ -79,7 +83,11 @@ func (p *pass) send(ctx context.Context, adds, removes []string, h *hunt) error 
 				p.failed(ctx, wanted, err, refusal{named: true, adding: true})
 			}
 		}
-		removes = append(removes, rotten...)
+		if len(adds)+len(removes)+len(rotten) <= maxPerRequest {
+			removes = append(removes, rotten...)
+		} else if err := p.apply(ctx, nil, rotten); err != nil {
+			return err
+		}
 	}
 }
 
@@ -125,7 +133,7 @@ func (p *pass) going(ctx context.Context, refused error) error {
 // rotten returns those of the culprits that no longer exist in Azure, though
 // they are on the target and MIC put them there. As long as they stay ARM refuses
 // every change. An identity that merely lost its role assignment works on, and
-// is left alone.
+// is left alone, as is one whose removal ARM has refused.
 func (p *pass) rotten(culprits []string, err error, removes []string) []string {
 	var e *arm.Error
 	if !errors.As(err, &e) || e.Missing != nil || e.Code == "LinkedAuthorizationFailed" || p.s.known == nil {
@@ -134,7 +142,7 @@ func (p *pass) rotten(culprits []string, err error, removes []string) []string {
 	var ids []string
 	for key := range p.s.ledger.Added {
 		there, ok := p.s.known.identities[key]
-		if ok && arm.Blames(culprits, there.id) && !p.immutable(there) && !slices.Contains(removes, there.id) {
+		if ok && arm.Blames(culprits, there.id) && !p.immutable(there) && !slices.Contains(removes, there.id) && !p.waits(key) {
 			ids = append(ids, there.id)
 		}
 	}

@@ -87,7 +87,10 @@ func (r *podReconciler) Reconcile(ctx context.Context, request reconcile.Request
 		r.unlabelled.forget(request.NamespacedName)
 	case !uninstalling && r.unlabelled.due(request.NamespacedName, len(current) > 0):
 		// Before they go: after a crash they lead here again.
-		err := r.unlabel(ctx, request.NamespacedName)
+		labelled, err := r.unlabel(ctx, request.NamespacedName)
+		if labelled {
+			return reconcile.Result{}, nil // the cache is behind; the pod is an event to come
+		}
 		r.unlabelled.record(request.NamespacedName, len(current) > 0, err)
 		errs = append(errs, err)
 	}
@@ -105,8 +108,8 @@ func (r *podReconciler) apply(ctx context.Context, plan assign.Plan) []error {
 	for _, a := range plan.Delete {
 		errs = append(errs, r.delete(ctx, a))
 	}
-	for _, u := range plan.Update {
-		errs = append(errs, r.update(ctx, u))
+	for _, a := range plan.Update {
+		errs = append(errs, r.update(ctx, a))
 	}
 	for _, a := range plan.Create {
 		errs = append(errs, r.create(ctx, a))
@@ -173,9 +176,8 @@ func (r *podReconciler) settle(ctx context.Context, a *v1.AzureAssignedIdentity)
 	return nil
 }
 
-func (r *podReconciler) update(ctx context.Context, u assign.Update) error {
+func (r *podReconciler) update(ctx context.Context, a *v1.AzureAssignedIdentity) error {
 	started := time.Now()
-	a := u.Desired
 	klog.FromContext(ctx).Info(fmt.Sprintf("updating assigned id %s/%s", a.Namespace, a.Name), logkey.Node, a.Spec.NodeName)
 	err := r.writer.Update(ctx, a)
 	switch {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -51,10 +52,12 @@ func (s *start) Start(ctx context.Context) error {
 		return nil //nolint:nilerr // ctx has ended: an orderly stop
 	}
 	close(s.done)
+	var g sync.WaitGroup
 	if !upgraded {
-		s.upgrade.after(ctx)
+		g.Go(func() { s.upgrade.after(ctx) }) // which may never succeed
 	}
 	s.engine.WatchLedgers(ctx)
+	g.Wait()
 	<-ctx.Done()
 	return nil
 }

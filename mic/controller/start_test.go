@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -48,6 +50,45 @@ func TestALeaderNeverGivesUpStarting(t *testing.T) {
 		synctest.Wait()
 		if !s.working() {
 			t.Error("it does not work a minute after the API server came back")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLedgersAreWatchedThoughTheUpgradeFails: the upgrade of stored objects may never
+// succeed.
+func TestLedgersAreWatchedThoughTheUpgradeFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var looks atomic.Int32
+		c := interceptor.NewClient(indexed(t), interceptor.Funcs{
+			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, o ...client.ListOption) error {
+				switch list.(type) {
+				case *unstructured.UnstructuredList:
+					return errors.New("no right to list")
+				case *corev1.ConfigMapList:
+					looks.Add(1)
+				}
+				return c.List(ctx, list, o...)
+			},
+		})
+		const interval = 3 * time.Minute
+		s := &start{
+			world:   &world{cached: c, live: c},
+			engine:  compute.NewEngine(compute.LedgerStore{Client: c, Namespace: "mic"}, nil, compute.Options{VerifyInterval: interval}),
+			metrics: metric.NewMIC(prometheus.NewRegistry()),
+			upgrade: &typeUpgrade{TypeUpgrade: TypeUpgrade{ConfigMap: "config", Key: "upgraded"}, live: c, cached: c, namespace: "mic"},
+			done:    make(chan struct{}),
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Start(ctx) }()
+		<-time.After(5 * interval)
+		synctest.Wait()
+		if n := looks.Load(); !s.working() || n < 4 {
+			t.Errorf("working: %v; the ledgers were listed %d times", s.working(), n)
 		}
 		cancel()
 		if err := <-ended; err != nil {

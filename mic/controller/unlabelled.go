@@ -156,20 +156,20 @@ func (r *podReconciler) leftBehind() source.TypedSource[reconcile.Request] {
 	})
 }
 
-// unlabel deals with a pod that is in no cache any more: if its label was taken
-// off while it runs, its tags and its gate say that it has no identity. It is the
-// API server that knows.
-func (r *podReconciler) unlabel(ctx context.Context, key types.NamespacedName) error {
+// unlabel deals with a pod that is in no cache: if its label was taken off while it
+// runs, its tags and its gate say that it has no identity. It is the API server that
+// knows, and it may say that the pod is labelled.
+func (r *podReconciler) unlabel(ctx context.Context, key types.NamespacedName) (labelled bool, err error) {
 	var p corev1.Pod
-	err := r.world.live.Get(ctx, key, &p)
+	err = r.world.live.Get(ctx, key, &p)
 	if apierrors.IsNotFound(err) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("reading pod %s: %w", key, err)
+		return false, fmt.Errorf("reading pod %s: %w", key, err)
 	}
 	if _, labelled := p.Labels[v1.BindingLabelKey]; labelled {
-		return nil // the cache is behind; the pod is an event to come
+		return true, nil
 	}
-	return errors.Join(r.tag(ctx, &p, binding.Result{}), r.setGate(ctx, &p, judgeGate(&p, binding.Result{}, nil)))
+	return false, errors.Join(r.tag(ctx, &p, binding.Result{}), r.setGate(ctx, &p, judgeGate(&p, binding.Result{}, nil)))
 }

@@ -160,6 +160,31 @@ func TestAPodWithoutItsLabelIsDealtWithAfterACrash(t *testing.T) {
 	}
 }
 
+// TestAPodThatTheCacheLacksKeepsWhatItHas: the API server says that it is labelled.
+func TestAPodThatTheCacheLacksKeepsWhatItHas(t *testing.T) {
+	p, a := unlabelledPod()
+	r, server := fakePods(t, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+		err := c.Get(ctx, key, o, opts...)
+		if p, ok := o.(*corev1.Pod); ok {
+			p.Labels[v1.BindingLabelKey] = "demo"
+		}
+		return err
+	}}, p, a)
+	_, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(p)})
+	check(t, err)
+	check(t, server.Get(t.Context(), client.ObjectKeyFromObject(a), a))
+	if !a.DeletionTimestamp.IsZero() {
+		t.Error("its assigned identity is deleted")
+	}
+	check(t, server.Get(t.Context(), client.ObjectKeyFromObject(p), p))
+	if tagsOf(p) == (binding.Tags{}) {
+		t.Error("its tags are gone")
+	}
+	if n := len(r.unlabelled.done); n > 0 {
+		t.Errorf("%d pods are remembered", n)
+	}
+}
+
 func TestWhichUnlabelledPodsAreDue(t *testing.T) {
 	key := types.NamespacedName{Namespace: "default", Name: "app"}
 	failed := errors.New("down")

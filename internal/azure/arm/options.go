@@ -33,7 +33,7 @@ func ClientOptions(c *cloud.Cloud, budget *Budget, userAgent string) *azarm.Clie
 				StatusCodes: []int{http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout},
 			},
 			PerCallPolicies:  []policy.Policy{userAgentPolicy(userAgent), acceptedPatch{}},
-			PerRetryPolicies: []policy.Policy{budget, refusedToken{c}},
+			PerRetryPolicies: []policy.Policy{budget, refusedToken{c}, countSent{}},
 		},
 		// The compute provider is registered in any subscription that has nodes,
 		// and MIC may not register providers.
