@@ -1,8 +1,13 @@
 package redirect
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
 )
 
 // maxCopies bounds how many copies of one rule are deleted, should someone add
@@ -22,6 +27,30 @@ func Ensure(t IPTables, target Target) (changed bool, err error) {
 	// The jump comes last: a jump to a chain without rules redirects nothing.
 	jumpChanged, err := ensureJump(t, target)
 	return chainChanged || jumpChanged, err
+}
+
+// WaitReadable returns when the chains of all redirects can be read, so that they can
+// probably be set, or with ctx's error. It says what keeps them from it.
+func WaitReadable(ctx context.Context, redirects []Redirect) error {
+	for {
+		var errs []error
+		for _, r := range redirects {
+			_, err := r.Tables.List(table, hook)
+			errs = append(errs, err)
+		}
+		err := errors.Join(errs...)
+		if err == nil {
+			return nil
+		}
+		klog.FromContext(ctx).Error(err, "Cannot read the rules of the node; trying again")
+		timer := time.NewTimer(retryAfter)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
 }
 
 func ensureChain(t IPTables, target Target) (bool, error) {

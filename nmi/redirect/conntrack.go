@@ -17,7 +17,8 @@ const conntrackTimeout = 10 * time.Second
 
 // CutConnections deletes the kernel's entries of connections to the real service.
 // A connection that a pod opened before the redirect was set goes on around it
-// otherwise. Failure is logged: the redirect of new connections does not depend
+// otherwise. Those to NMI are answered from another address and stay: in an upgrade
+// the NMI before this one still has some. Failure is logged: the redirect of new connections does not depend
 // on it.
 func CutConnections(ctx context.Context, target Target) {
 	ctx, cancel := context.WithTimeout(ctx, conntrackTimeout)
@@ -29,7 +30,7 @@ func CutConnections(ctx context.Context, target Target) {
 		family = "ipv6"
 	}
 	cmd := exec.CommandContext(ctx, "conntrack", "-D", "-f", family, "-p", "tcp",
-		"--orig-dst", target.Metadata.String(), "--dport", strconv.Itoa(int(target.MetadataPort)))
+		"--orig-dst", target.Metadata.String(), "--reply-src", target.Metadata.String(), "--dport", strconv.Itoa(int(target.MetadataPort)))
 	cmd.Stderr = &stderr
 	err := cmd.Run()
 	said := strings.TrimSpace(stderr.String())

@@ -50,8 +50,8 @@ func newKernel(protocol iptables.Protocol, family byte) (IPTables, error) {
 }
 
 // Watch implements Noticing.
-func (k kernel) Watch(ctx context.Context, changed func(certain bool)) error {
-	return watchKernel(ctx, k.family, changed)
+func (k kernel) Watch(ctx context.Context, changed func(certain bool), failed func(error)) {
+	watchKernel(ctx, k.family, changed, failed)
 }
 
 // missing says whether an error means that the rule or chain does not exist,

@@ -19,7 +19,7 @@ type Noticing interface {
 	// Watch calls changed until ctx ends. Certain says that one of our chains or
 	// PREROUTING was changed; otherwise somebody has only used iptables, which may
 	// have been ourselves.
-	Watch(ctx context.Context, changed func(certain bool)) error
+	Watch(ctx context.Context, changed func(certain bool), failed func(error))
 }
 
 // lockFile is held by every run of iptables with the legacy backend. The nft
@@ -28,19 +28,29 @@ const lockFile = "/run/xtables.lock"
 
 // watchKernel follows both backends: another program of the node may use the other
 // one.
-func watchKernel(ctx context.Context, family byte, changed func(certain bool)) error {
+func watchKernel(ctx context.Context, family byte, changed func(certain bool), failed func(error)) {
+	watchAll(ctx, failed,
+		func() error {
+			socket, err := openNetlink()
+			if err != nil {
+				return err
+			}
+			return watchNetlink(ctx, socket, family, func() { changed(true) })
+		},
+		func() error { return watchLock(ctx, lockFile, func() { changed(false) }) })
+}
+
+// watchAll runs what watches until all have ended, and tells of one that fails then.
+func watchAll(ctx context.Context, failed func(error), watches ...func() error) {
 	var wg sync.WaitGroup
-	var errs [2]error
-	wg.Go(func() {
-		socket, err := openNetlink()
-		if err == nil {
-			err = watchNetlink(ctx, socket, family, func() { changed(true) })
-		}
-		errs[0] = err
-	})
-	wg.Go(func() { errs[1] = watchLock(ctx, lockFile, func() { changed(false) }) })
+	for _, watch := range watches {
+		wg.Go(func() {
+			if err := watch(); err != nil && ctx.Err() == nil {
+				failed(err)
+			}
+		})
+	}
 	wg.Wait()
-	return errors.Join(errs[:]...)
 }
 
 // openNetlink is told of the changes of nf_tables from now on; it needs NET_ADMIN.

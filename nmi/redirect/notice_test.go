@@ -3,6 +3,7 @@ package redirect
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,13 +90,12 @@ func newNoticing() *noticing {
 }
 
 // Watch implements Noticing.
-func (n *noticing) Watch(ctx context.Context, changed func(bool)) error {
+func (n *noticing) Watch(ctx context.Context, changed func(bool), _ func(error)) {
 	n.mu.Lock()
 	n.changed = changed
 	n.mu.Unlock()
 	close(n.ready)
 	<-ctx.Done()
-	return nil
 }
 
 func (n *noticing) tell(certain bool) {
@@ -198,6 +198,29 @@ func (f family) tellsOfChanges(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestOneBackendThatCannotBeWatched is said at once, and the other is watched.
+func TestOneBackendThatCannotBeWatched(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	failed, ended := make(chan error, 2), make(chan struct{})
+	go func() {
+		defer close(ended)
+		watchAll(ctx, func(err error) { failed <- err },
+			func() error { return errors.New("too many open files") },
+			func() error { <-ctx.Done(); return nil })
+	}()
+	if err := <-failed; err == nil {
+		t.Error("no error")
+	}
+	select {
+	case <-ended:
+		t.Error("the other ended, too")
+	default:
+	}
+	cancel()
+	<-ended
 }
 
 func TestUseOfTheLockIsNoticed(t *testing.T) {

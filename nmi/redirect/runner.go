@@ -85,9 +85,9 @@ func (r *Runner) Run(ctx context.Context) error {
 			continue
 		}
 		wg.Go(func() {
-			if err := n.Watch(ctx, r.notice); err != nil {
+			n.Watch(ctx, r.notice, func(err error) {
 				klog.FromContext(ctx).Error(err, "Cannot follow all changes of the rules; others are noticed within the interval only", logkey.Duration, r.interval.String())
-			}
+			})
 		})
 	}
 	timer := time.NewTimer(0)

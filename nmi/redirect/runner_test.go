@@ -122,6 +122,33 @@ func TestRunnerRemovesAndBringsBack(t *testing.T) {
 	})
 }
 
+// TestRulesThatCannotBeRead: a successor waits with what it would take over.
+func TestRulesThatCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good, bad := redirecttest.NewTables(), redirecttest.NewTables()
+		bad.Fail(func(string) error { return errors.New("table nat is incompatible, use nft tool") })
+		both := []Redirect{{good, guideTarget}, {bad, guideTarget}}
+		readable := make(chan error, 1)
+		go func() { readable <- WaitReadable(t.Context(), both) }()
+		<-time.After(10 * retryAfter)
+		select {
+		case err := <-readable:
+			t.Fatalf("done, with %v", err)
+		default:
+		}
+		bad.Fail(nil)
+		if err := <-readable; err != nil {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		bad.Fail(func(string) error { return errors.New("busy") })
+		cancel()
+		if err := WaitReadable(ctx, both); !errors.Is(err, context.Canceled) {
+			t.Errorf("after its end: %v", err)
+		}
+	})
+}
+
 func TestWaitRemovedSaysWhatIsWrong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := redirecttest.NewTables()

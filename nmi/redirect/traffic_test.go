@@ -2,9 +2,12 @@ package redirect
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -15,26 +18,7 @@ import (
 // TestNoWayAroundByIPv6: a pod of a node with both families, and a service that has an
 // address of both, reaches NMI or nobody.
 func TestNoWayAroundByIPv6(t *testing.T) {
-	node, pod := netns.New(t), netns.New(t)
-	node.Run(t, `
-		ip link set lo up
-		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-		ip addr add 169.254.169.254/32 dev lo
-		ip addr add fd00:a9fe::254/128 dev lo nodad
-		ip addr add 10.0.0.4/32 dev lo
-		ip addr add fd00::4/128 dev lo nodad
-		ip link add v type veth peer name eth0 netns `+pod.Path+`
-		ip link set v up addrgenmode none
-		ip addr add fe80::1/64 dev v nodad
-		ip route add 10.1.0.2/32 dev v
-		ip route add fd00:1::2/128 dev v`)
-	pod.Run(t, `
-		ip link set lo up
-		ip addr add 10.1.0.2/32 dev eth0
-		ip addr add fd00:1::2/128 dev eth0 nodad
-		ip link set eth0 up
-		ip route add default via 10.0.0.4 dev eth0 onlink
-		ip -6 route add default via fe80::1 dev eth0`)
+	node, pod := nodeAndPod(t)
 	v4 := Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("10.0.0.4:2579")}
 	var tables4, tables6 IPTables
 	node.In(func() {
@@ -96,6 +80,83 @@ func TestNoWayAroundByIPv6(t *testing.T) {
 	ensure(tables6, nowhere)
 	if got, err := ask(target6.Metadata); !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.ENETUNREACH) {
 		t.Errorf("redirected to nowhere, %s is %q, %v", target6.Metadata, got, err)
+	}
+}
+
+// nodeAndPod are the namespaces of a node with the metadata service, 10.0.0.4, and of a
+// pod on it, in both families.
+func nodeAndPod(t *testing.T) (node, pod *netns.Namespace) {
+	t.Helper()
+	node, pod = netns.New(t), netns.New(t)
+	node.Run(t, `
+		ip link set lo up
+		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+		ip addr add 169.254.169.254/32 dev lo
+		ip addr add fd00:a9fe::254/128 dev lo nodad
+		ip addr add 10.0.0.4/32 dev lo
+		ip addr add fd00::4/128 dev lo nodad
+		ip link add v type veth peer name eth0 netns `+pod.Path+`
+		ip link set v up addrgenmode none
+		ip addr add fe80::1/64 dev v nodad
+		ip route add 10.1.0.2/32 dev v
+		ip route add fd00:1::2/128 dev v`)
+	pod.Run(t, `
+		ip link set lo up
+		ip addr add 10.1.0.2/32 dev eth0
+		ip addr add fd00:1::2/128 dev eth0 nodad
+		ip link set eth0 up
+		ip route add default via 10.0.0.4 dev eth0 onlink
+		ip -6 route add default via fe80::1 dev eth0`)
+	return node, pod
+}
+
+// TestOnlyConnectionsAroundNMIAreCut: those to NMI have the service's address, too.
+func TestOnlyConnectionsAroundNMIAreCut(t *testing.T) {
+	conntrack, err := exec.LookPath("conntrack")
+	if err != nil {
+		t.Skip(err)
+	}
+	node, pod := nodeAndPod(t)
+	target := Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("10.0.0.4:2579")}
+	node.Run(t, `iptables -A INPUT -m conntrack --ctstate INVALID -j DROP`) // connections are tracked from now on
+	greet(t, node, netip.AddrPortFrom(target.Metadata, 80), "the service")
+	greet(t, node, target.NMI, "NMI")
+	connect := func() net.Conn {
+		t.Helper()
+		var conn net.Conn
+		var err error
+		pod.In(func() {
+			conn, err = new(net.Dialer).DialContext(t.Context(), "tcp", netip.AddrPortFrom(target.Metadata, 80).String())
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	around := connect().LocalAddr().(*net.TCPAddr).Port
+	var redirected int
+	var left []byte
+	node.In(func() {
+		tables, err := NewIPTables()
+		if err == nil {
+			_, err = Ensure(tables, target)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	redirected = connect().LocalAddr().(*net.TCPAddr).Port
+	node.In(func() {
+		CutConnections(t.Context(), target)
+		left, err = exec.CommandContext(t.Context(), conntrack, "-L", "-p", "tcp").Output()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := func(port int) bool { return strings.Contains(string(left), fmt.Sprintf("sport=%d ", port)) }
+	if has(around) || !has(redirected) {
+		t.Errorf("around NMI from port %d, to NMI from port %d; the kernel still has:\n%s", around, redirected, left)
 	}
 }
 
