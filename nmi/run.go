@@ -121,7 +121,13 @@ func runWith(ctx context.Context, o *options, clients clients, redirects []redir
 	}
 	runner := redirect.NewRunner(redirects, time.Duration(o.redirectSeconds)*time.Second, hooks)
 	listening := newListening(addresses)
-	listening.dir, listening.ready = o.handoverDir, index.WaitSynced
+	listening.dir = o.handoverDir
+	listening.ready = func(ctx context.Context) error {
+		if err := index.WaitSynced(ctx); err != nil {
+			return err
+		}
+		return redirect.WaitReadable(ctx, redirects)
+	}
 	listening.former = func(ctx context.Context) bool { return formerRelease(ctx, o.ProbePort) }
 	marker := newMarker(clients.core, o.micNamespace, o.node, runner)
 	retirement := newRetirement()
