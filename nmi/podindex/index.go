@@ -88,13 +88,18 @@ func (x *Index) MarkSynced() {
 }
 
 // ByIP returns the pod that has the address now.
-func (x *Index) ByIP(ip netip.Addr) (View, error) {
+func (x *Index) ByIP(ip netip.Addr) (View, error) { return x.ByConnection(ip, "") }
+
+// ByConnection is ByIP for a connection that is known to be a pod's, by its UID; empty
+// for none. It cannot change hands, so that it is certain whose it is also when the pod
+// is terminating and its address may be about to be another's.
+func (x *Index) ByConnection(ip netip.Addr, owner types.UID) (View, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	if !x.synced {
 		return View{}, ErrNotSynced
 	}
-	p, err := x.holder(x.byIP[ip.Unmap()], time.Now())
+	p, err := x.holder(x.byIP[ip.Unmap()], owner, time.Now())
 	if err != nil {
 		return View{}, err
 	}
@@ -102,7 +107,7 @@ func (x *Index) ByIP(ip netip.Addr) (View, error) {
 }
 
 // holder picks the pod that has an address among the live pods that report it.
-func (x *Index) holder(candidates []*Pod, now time.Time) (*Pod, error) {
+func (x *Index) holder(candidates []*Pod, owner types.UID, now time.Time) (*Pod, error) {
 	var stable, terminating *Pod
 	several := false
 	for _, p := range candidates {
@@ -124,6 +129,8 @@ func (x *Index) holder(candidates []*Pod, now time.Time) (*Pod, error) {
 		return nil, ErrUnknown
 	case several:
 		return nil, ErrAmbiguous
+	case terminating.UID == owner:
+		return terminating, nil
 	}
 	if _, ok := x.doubted[terminating.UID]; ok {
 		return nil, ErrUncertain

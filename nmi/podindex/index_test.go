@@ -43,6 +43,13 @@ func terminating(in time.Duration) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Now().Add(in)} }
 }
 
+// sidecar is an init container that runs beside others.
+func sidecar(p *corev1.Pod) {
+	p.Status.InitContainerStatuses = []corev1.ContainerStatus{
+		{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}, {State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}},
+	}
+}
+
 func ended(p *corev1.Pod) {
 	p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}}
 }
@@ -84,6 +91,9 @@ func TestByIP(t *testing.T) {
 		"a terminating pod whose containers have ended": {
 			pods: []*corev1.Pod{podObject("a", terminating(time.Minute), ended)}, err: ErrUnknown,
 		},
+		"a terminating pod whose sidecar runs on": {
+			pods: []*corev1.Pod{podObject("a", terminating(time.Minute), ended, sidecar)}, want: "a",
+		},
 		"a live pod between restarts of its container": {pods: []*corev1.Pod{podObject("a", ended)}, want: "a"},
 		"a terminating pod while another one waits for its address": {
 			pods: []*corev1.Pod{podObject("a", terminating(time.Minute)), podObject("b", phase(corev1.PodPending), noAddress)}, err: ErrUncertain,
@@ -117,6 +127,17 @@ func TestByIP(t *testing.T) {
 			}
 			if err == nil && v.Pod.Name != tc.want {
 				t.Errorf("pod %s, want %s", v.Pod.Name, tc.want)
+			}
+			if v, err := x.ByConnection(ip, "somebody else's"); !errors.Is(err, tc.err) || err == nil && v.Pod.Name != tc.want {
+				t.Errorf("by a connection of another pod: %v, error %v", v.Pod, err)
+			}
+			// What a pod had opened before is its own still, if no other has the address.
+			want, wantErr := tc.want, tc.err
+			if errors.Is(tc.err, ErrUncertain) {
+				want, wantErr = "a", nil
+			}
+			if v, err := x.ByConnection(ip, "uid-a"); !errors.Is(err, wantErr) || err == nil && v.Pod.Name != want {
+				t.Errorf("by a connection of pod a: %v, error %v", v.Pod, err)
 			}
 			mapped := netip.AddrFrom16(ip.As16())
 			if _, err := x.ByIP(mapped); !errors.Is(err, tc.err) {

@@ -93,8 +93,9 @@ func live(o *corev1.Pod) bool {
 	if o.DeletionTimestamp == nil || len(o.Status.ContainerStatuses) == 0 {
 		return true
 	}
-	// The phase of a terminating pod lags behind its containers.
-	for _, c := range o.Status.ContainerStatuses {
+	// The phase of a terminating pod lags behind its containers. Init containers have
+	// ended or run on as sidecars.
+	for _, c := range slices.Concat(o.Status.ContainerStatuses, o.Status.InitContainerStatuses) {
 		if c.State.Terminated == nil {
 			return true
 		}

@@ -203,14 +203,20 @@ func reducePod(p *corev1.Pod) *corev1.Pod {
 	if list, ok := p.Annotations[v1.ResourcesAnnotationKey]; ok {
 		r.Annotations = map[string]string{v1.ResourcesAnnotationKey: list}
 	}
-	for _, c := range p.Status.ContainerStatuses {
-		var s corev1.ContainerStatus
-		if c.State.Terminated != nil {
-			s.State.Terminated = &corev1.ContainerStateTerminated{}
-		}
-		r.Status.ContainerStatuses = append(r.Status.ContainerStatuses, s)
-	}
+	r.Status.ContainerStatuses = reduceStatuses(p.Status.ContainerStatuses)
+	r.Status.InitContainerStatuses = reduceStatuses(p.Status.InitContainerStatuses)
 	return r
+}
+
+// reduceStatuses keeps which containers have ended.
+func reduceStatuses(all []corev1.ContainerStatus) []corev1.ContainerStatus {
+	reduced := make([]corev1.ContainerStatus, len(all))
+	for i, c := range all {
+		if c.State.Terminated != nil {
+			reduced[i].State.Terminated = &corev1.ContainerStateTerminated{}
+		}
+	}
+	return reduced
 }
 
 func dropManagedFields(o any) (any, error) {

@@ -53,11 +53,16 @@ func fromHost(r *http.Request) bool {
 // too: an address can have changed hands since that was opened. And the connection
 // must have come in from where that pod is.
 func (s *Server) caller(r *http.Request) (podindex.View, error) {
-	v, err := s.find(r.Context(), func() (podindex.View, error) { return s.pods.ByIP(source(r)) })
+	c := connOf(r.Context())
+	var owner types.UID
+	if c != nil {
+		owner = c.owner()
+	}
+	v, err := s.find(r.Context(), func() (podindex.View, error) { return s.pods.ByConnection(source(r), owner) })
 	if err != nil {
 		return v, err
 	}
-	if c := connOf(r.Context()); c != nil {
+	if c != nil {
 		if !c.belongs(v.Pod.UID) {
 			return podindex.View{}, foreignConnection()
 		}

@@ -207,6 +207,14 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
+// owner is the UID of the pod whose connection it is, or "".
+func (c *conn) owner() types.UID {
+	if owner := c.pod.Load(); owner != nil {
+		return *owner
+	}
+	return ""
+}
+
 // belongs says whether the connection is the pod's, and makes it so if it is
 // nobody's yet.
 func (c *conn) belongs(pod types.UID) bool {

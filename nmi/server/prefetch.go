@@ -135,7 +135,7 @@ func (s *Server) prefetch(ctx context.Context, pod types.NamespacedName) {
 	for _, w := range prefetchable(v, s.o.ForceNamespaced, s.habits.of) {
 		requests, err := tokenRequests(w.identity, w.resource)
 		if err != nil {
-			return
+			continue // of a type that NMI does not know
 		}
 		for i := range requests {
 			requests[i].Ahead = true

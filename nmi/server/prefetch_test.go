@@ -83,6 +83,16 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
+// TestPrefetchPassesOver an identity that NMI can get no token of.
+func TestPrefetchPassesOver(t *testing.T) {
+	w := newWorld(t, nil)
+	w.setPod("web", webIP, withResources(vault))
+	w.assignSpec("web", "a-strange-one", v1.AzureIdentitySpec{Type: 7, ClientID: "7eb6d1a0-2c4f-4b8e-9d3a-5f1e0c7ba6a9"})
+	w.prefetching()
+	w.assign("web", w.demo, v1.AssignedIDAssigned)
+	eventually(t, "IMDS is asked", func() bool { return w.tokenCalls() == 1 })
+}
+
 // TestPrefetchByHabit: a pod like one that has asked gets its tokens ahead.
 func TestPrefetchByHabit(t *testing.T) {
 	w := newWorld(t, nil)

@@ -151,18 +151,9 @@ func TestSlowClients(t *testing.T) {
 				t.Errorf("%v, %v", resp, err)
 			}
 		},
-		"leaves while it waits": func(t *testing.T, w *slowWorld) {
-			c := w.dial("10.0.0.2")
-			send(t, c, rawRequest)
-			<-time.After(time.Second)
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Wait()
-			if n, open := testutil.ToFloat64(w.server.metrics.Waiters), w.server.Connections(); n != 0 || open != 0 {
-				t.Errorf("%v requests wait on %d connections", n, open)
-			}
-		},
+		"leaves while it waits":                       leavesWith(""),
+		"leaves while it waits, and has sent a body":  leavesWith("body"),
+		"leaves while it waits, and owes some of one": leavesWith("bod"),
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -172,6 +163,27 @@ func TestSlowClients(t *testing.T) {
 				w.end()
 			})
 		})
+	}
+}
+
+// leavesWith is a client that leaves while its request waits, whose header announces a
+// body of four bytes if it sends any.
+func leavesWith(body string) func(*testing.T, *slowWorld) {
+	return func(t *testing.T, w *slowWorld) {
+		c := w.dial("10.0.0.2")
+		request := rawRequest
+		if body != "" {
+			request = strings.TrimSuffix(rawRequest, "\r\n") + "Content-Length: 4\r\n\r\n" + body
+		}
+		send(t, c, request)
+		<-time.After(time.Second)
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n, open := testutil.ToFloat64(w.server.metrics.Waiters), w.server.Connections(); n != 0 || open != 0 {
+			t.Errorf("%v requests wait on %d connections", n, open)
+		}
 	}
 }
 

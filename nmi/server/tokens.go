@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -43,7 +44,17 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, note *note) 
 		klog.FromContext(r.Context()).Info("Passing an excepted pod's token request to the node's own managed identity", logkey.Pod, v.Pod.String())
 		return s.proxy(w, r)
 	}
-	tokens, id, err := s.tokensFor(r.Context(), v, q, allTenants)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	if r.ContentLength != 0 {
+		// net/http notices only after the end of a body that the client has left.
+		go func() { // ends with the request
+			if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxProxyBody)); err != nil {
+				cancel()
+			}
+		}()
+	}
+	tokens, id, err := s.tokensFor(ctx, v, q, allTenants)
 	note.identity = id
 	if err != nil {
 		return err
@@ -131,7 +142,7 @@ func (s *Server) tokensFor(ctx context.Context, v podindex.View, q tokenQuery, o
 	if of == ownTenant {
 		requests = requests[:1]
 	}
-	tokens, err := s.acquire(ctx, id, requests)
+	tokens, err := s.acquireAssigned(ctx, v.Pod, id, requests)
 	if err != nil {
 		return nil, id, err
 	}

@@ -200,8 +200,13 @@ func TestMetered(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	}
+	left, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := s.Token(left, token.Request{ClientID: demo.ClientID, Resource: audience}); err == nil {
+		t.Error("a token for nobody")
+	}
 	if n := testutil.ToFloat64(m.IMDSErrors.WithLabelValues(metric.OpTokenUserAssigned)); n != 1 {
-		t.Errorf("%v errors counted", n)
+		t.Errorf("%v errors counted, want that of the endpoint alone", n)
 	}
 	if n := testutil.CollectAndCount(m.IMDSDuration); n != 1 {
 		t.Errorf("%d durations", n)

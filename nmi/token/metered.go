@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
@@ -25,7 +26,7 @@ func (m *Metered) Token(ctx context.Context, req Request) (Token, error) {
 	start := time.Now()
 	t, err := m.next.Token(ctx, req)
 	m.metrics.IMDSDuration.WithLabelValues(m.operation).Observe(time.Since(start).Seconds())
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) { // nobody waits for it any more
 		m.metrics.IMDSErrors.WithLabelValues(m.operation).Inc()
 	}
 	return t, err
