@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 )
 
@@ -32,25 +32,18 @@ func Ensure(t IPTables, target Target) (changed bool, err error) {
 // WaitReadable returns when the chains of all redirects can be read, so that they can
 // probably be set, or with ctx's error. It says what keeps them from it.
 func WaitReadable(ctx context.Context, redirects []Redirect) error {
-	for {
+	return wait.PollUntilContextCancel(ctx, retryAfter, true, func(ctx context.Context) (bool, error) {
 		var errs []error
 		for _, r := range redirects {
 			_, err := r.Tables.List(table, hook)
 			errs = append(errs, err)
 		}
 		err := errors.Join(errs...)
-		if err == nil {
-			return nil
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Cannot read the rules of the node; trying again")
 		}
-		klog.FromContext(ctx).Error(err, "Cannot read the rules of the node; trying again")
-		timer := time.NewTimer(retryAfter)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		}
-	}
+		return err == nil, nil
+	})
 }
 
 func ensureChain(t IPTables, target Target) (bool, error) {

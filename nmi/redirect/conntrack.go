@@ -18,8 +18,8 @@ const conntrackTimeout = 10 * time.Second
 // CutConnections deletes the kernel's entries of connections to the real service.
 // A connection that a pod opened before the redirect was set goes on around it
 // otherwise. Those to NMI are answered from another address and stay: in an upgrade
-// the NMI before this one still has some. Failure is logged: the redirect of new connections does not depend
-// on it.
+// the NMI before this one still has some. Failure is logged: the redirect of new
+// connections does not depend on it.
 func CutConnections(ctx context.Context, target Target) {
 	ctx, cancel := context.WithTimeout(ctx, conntrackTimeout)
 	defer cancel()

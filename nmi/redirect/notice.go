@@ -18,7 +18,7 @@ import (
 type Noticing interface {
 	// Watch calls changed until ctx ends. Certain says that one of our chains or
 	// PREROUTING was changed; otherwise somebody has only used iptables, which may
-	// have been ourselves.
+	// have been ourselves. Failed is told of what can be followed no longer.
 	Watch(ctx context.Context, changed func(certain bool), failed func(error))
 }
 

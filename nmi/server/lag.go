@@ -25,7 +25,8 @@ const (
 // ago. It waits for IMDS as long as it may be waited for MIC.
 func (s *Server) acquireAssigned(ctx context.Context, pod *podindex.Pod, id *v1.AzureIdentity, requests []token.Request) ([]token.Token, error) {
 	tokens, err := s.acquire(ctx, id, requests)
-	if err == nil || !unknownToIMDS(id, err) || !s.justAssigned(pod, id) {
+	tooEarly := func() bool { return err != nil && unknownToIMDS(id, err) && s.justAssigned(pod, id) }
+	if !tooEarly() {
 		return tokens, err // nearly always
 	}
 	s.metrics.Waiters.Inc()
@@ -34,7 +35,7 @@ func (s *Server) acquireAssigned(ctx context.Context, pod *podindex.Pod, id *v1.
 	defer patience.Stop()
 	again := time.NewTicker(imdsLagPoll)
 	defer again.Stop()
-	for unknownToIMDS(id, err) && s.justAssigned(pod, id) {
+	for tooEarly() {
 		select {
 		case <-again.C:
 		case <-patience.C:
