@@ -71,7 +71,8 @@
 //
 // # IMDS
 //
-// /metadata/identity/oauth2/token and /metadata/instance. A request with X-Forwarded-For is refused as in Azure.
+// /metadata/identity/oauth2/token and /metadata/instance. A request with X-Forwarded-For is refused as in Azure. With
+// Settings.IMDSLag an identity is unknown there for some time after the operation that added it.
 //
 // # Misbehaviour
 //

@@ -27,7 +27,8 @@ type node struct {
 }
 
 // IMDSHandler returns the instance metadata service of a node, which is named by the ID of a VM or of an instance of a
-// scale set. It gives tokens only for the identities that ARM has on that VM or scale set at that moment.
+// scale set. It gives tokens only for the identities that ARM has on that VM or scale set at that moment,
+// or had Settings.IMDSLag before.
 func (e *Emulator) IMDSHandler(nodeResourceID string) (http.Handler, error) {
 	ref, err := parseResource(nodeResourceID)
 	if err != nil {
@@ -164,7 +165,7 @@ func (n *node) answerToken(w http.ResponseWriter, r *http.Request, settings Sett
 		writeOAuthError(w, apiErr)
 		return
 	}
-	who, apiErr := n.emulator.nodeIdentity(n.owner, request)
+	who, apiErr := n.emulator.nodeIdentity(n.owner, request, time.Duration(settings.IMDSLag))
 	if apiErr != nil {
 		writeOAuthError(w, apiErr)
 		return
@@ -188,8 +189,8 @@ func (n *node) answerToken(w http.ResponseWriter, r *http.Request, settings Sett
 	writeJSON(w, http.StatusOK, body)
 }
 
-// nodeIdentity picks the identity of a request among those that ARM has on the owner now.
-func (e *Emulator) nodeIdentity(owner string, request tokenRequest) (subject, *apiError) {
+// nodeIdentity picks the identity of a request among those that ARM has on the owner, and has had for as long as the lag.
+func (e *Emulator) nodeIdentity(owner string, request tokenRequest, lag time.Duration) (subject, *apiError) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.reg.settle(time.Now()) {
@@ -205,7 +206,7 @@ func (e *Emulator) nodeIdentity(owner string, request tokenRequest) (subject, *a
 		candidates = append(candidates, subject{tenant: e.tenant, clientID: c.SystemClientID, objectID: c.SystemPrincipalID, mirid: c.ID})
 	}
 	for _, a := range c.UserAssigned {
-		if i, ok := e.reg.live(a); ok {
+		if i, ok := e.reg.live(a); ok && time.Since(a.Since) >= lag {
 			candidates = append(candidates, subject{tenant: i.TenantID, clientID: i.ClientID, objectID: i.PrincipalID, mirid: i.ID})
 		}
 	}

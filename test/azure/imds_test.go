@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -82,6 +84,41 @@ func TestManagedIdentityCredentialOfTheSDK(t *testing.T) {
 	if _, err := token(azidentity.ClientID(a.ClientID)); err == nil || !strings.Contains(err.Error(), "Identity not found") {
 		t.Errorf("after the removal: %v", err)
 	}
+}
+
+// TestIMDSLearnsOfAnAssignmentLate: what an operation added is unknown for a while, other
+// identities of the scale set are not.
+func TestIMDSLearnsOfAnAssignmentLate(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, azure.Options{})
+	before, added := w.identity(t, "before"), w.identity(t, "added")
+	w.assign(t, w.vmss.ID, before.ID)
+	imds := w.imds(t, azure.InstanceID(w.vmss.ID, "0"))
+	lag := func(d time.Duration) {
+		s := w.Settings()
+		s.IMDSLag = azure.Duration(d)
+		if err := w.SetSettings(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(id azure.Identity, status int) {
+		t.Helper()
+		r, body := ask(t, imds+tokenPath+"?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net&client_id="+id.ClientID)
+		if r.StatusCode != status || (status != http.StatusOK && body["error_description"] != "Identity not found") {
+			t.Errorf("%s: %d %v, want %d", id.ID, r.StatusCode, body["error_description"], status)
+		}
+	}
+	lag(time.Hour)
+	must(patchVMSS(t, w.vmssClient(t), vmssPatch("UserAssigned", added.ID)))(t)
+	want(before, http.StatusOK)
+	want(added, http.StatusBadRequest)
+	known := must(w.Compute(w.vmss.ID))(t)
+	must(patchVMSS(t, w.vmssClient(t), vmssPatch("UserAssigned", added.ID)))(t)
+	if again := must(w.Compute(w.vmss.ID))(t); !slices.Equal(known.UserAssigned, again.UserAssigned) {
+		t.Errorf("a PATCH that adds nothing made %v of %v", again.UserAssigned, known.UserAssigned)
+	}
+	lag(0)
+	want(added, http.StatusOK)
 }
 
 // ask sends a bare request to an IMDS.

@@ -3,6 +3,7 @@ package azure
 import (
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -52,7 +53,13 @@ func (r *registry) finish(op *Operation) {
 	}
 	if op.Failure == nil {
 		c.SystemAssigned, c.SystemPrincipalID, c.SystemClientID = op.Result.SystemAssigned, op.Result.SystemPrincipalID, op.Result.SystemClientID
+		before := c.UserAssigned
 		c.UserAssigned, c.Tags = op.Result.UserAssigned, op.Result.Tags
+		for i, a := range c.UserAssigned {
+			if !slices.ContainsFunc(before, func(b Assignment) bool { return key(b.ID) == key(a.ID) }) {
+				c.UserAssigned[i].Since = op.EndTime
+			}
+		}
 	}
 	if c.ProvisioningState == stateUpdating {
 		c.ProvisioningState = op.Status

@@ -49,6 +49,8 @@ type Assignment struct {
 	ID          string `json:"id"`
 	ClientID    string `json:"clientID,omitempty"`
 	PrincipalID string `json:"principalID,omitempty"`
+	// Since is the end of the operation that added it. Zero: it was stored, and has always been there.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // App is an application with its service principal.

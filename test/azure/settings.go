@@ -47,6 +47,8 @@ type Settings struct {
 	// AAD delays answers of the token endpoint, IMDS those of identity requests.
 	AAD  Duration `json:"aad,omitzero"`
 	IMDS Duration `json:"imds,omitzero"`
+	// IMDSLag is how long after an operation IMDS still does not know the identities that it added.
+	IMDSLag Duration `json:"imdsLag,omitzero"`
 	// IMDSPerSecond and IMDSConcurrent limit identity requests of one node (20 and 5 in Azure); 0 is no limit.
 	IMDSPerSecond  int `json:"imdsPerSecond,omitzero"`
 	IMDSConcurrent int `json:"imdsConcurrent,omitzero"`
@@ -92,7 +94,7 @@ func (s Settings) validate() error {
 	}
 	for name, d := range map[string]Duration{
 		"armRead": s.ARMRead, "armWrite": s.ARMWrite, "vmOperation": s.VMOperation, "vmssOperation": s.VMSSOperation, "pollAfter": s.PollAfter,
-		"aad": s.AAD, "imds": s.IMDS, "tokenLifetime": s.TokenLifetime, "imdsTokenLifetime": s.IMDSTokenLifetime, "refreshIn": s.RefreshIn,
+		"aad": s.AAD, "imds": s.IMDS, "imdsLag": s.IMDSLag, "tokenLifetime": s.TokenLifetime, "imdsTokenLifetime": s.IMDSTokenLifetime, "refreshIn": s.RefreshIn,
 	} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("%s must not be negative", name))

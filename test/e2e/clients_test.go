@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -260,7 +261,8 @@ func useWithCurl(t *testing.T, ns string) {
 	}
 }
 
-// testNotAssignedYet asks while the scale set is still being updated.
+// testNotAssignedYet asks while the scale set is still being updated, after which IMDS
+// needs time to learn of it.
 func testNotAssignedYet(t *testing.T, ns string, late azure.Identity) {
 	settings, err := env.Azure.Settings(t.Context())
 	if err != nil {
@@ -272,13 +274,22 @@ func testNotAssignedYet(t *testing.T, ns string, late azure.Identity) {
 		}
 	})
 	slow := settings
-	slow.VMSSOperation = azure.Duration(10 * time.Second)
+	slow.VMSSOperation, slow.IMDSLag = azure.Duration(10*time.Second), azure.Duration(5*time.Second)
 	if err := env.Azure.SetSettings(t.Context(), slow); err != nil {
 		t.Fatal(err)
 	}
 	apply(t, bindingManifest(ns, "late", "late", "late"))
 	waitState(t, ns, "late", "late", "Created")
 	askAll(t, ns, "late", []asking{{host: "management.azure.com"}, {host: "management.azure.com", clientID: late.ClientID}}, tokenOf(late))
+	asked, err := env.Azure.Calls(t.Context(), azure.CallFilter{Service: azure.ServiceIMDS, Operation: azure.OpIMDSToken})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(asked, func(c azure.Call) bool {
+		return c.Status == http.StatusBadRequest && strings.Contains(c.Query, late.ClientID)
+	}) {
+		t.Error("IMDS was not asked before it knew the identity")
+	}
 }
 
 // testIMDSFails asks for tokens that NMI does not have while the node's IMDS fails,
