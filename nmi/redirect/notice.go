@@ -1,15 +1,15 @@
 package redirect
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"sync"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,11 +31,11 @@ const lockFile = "/run/xtables.lock"
 func watchKernel(ctx context.Context, family byte, changed func(certain bool), failed func(error)) {
 	watchAll(ctx, failed,
 		func() error {
-			socket, err := openNetlink()
+			conn, err := openNetlink()
 			if err != nil {
 				return err
 			}
-			return watchNetlink(ctx, socket, family, func() { changed(true) })
+			return watchNetlink(ctx, conn, family, func() { changed(true) })
 		},
 		func() error { return watchLock(ctx, lockFile, func() { changed(false) }) })
 }
@@ -54,23 +54,22 @@ func watchAll(ctx context.Context, failed func(error), watches ...func() error) 
 }
 
 // openNetlink is told of the changes of nf_tables from now on; it needs NET_ADMIN.
-func openNetlink() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+func openNetlink() (*netlink.Conn, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
 	if err != nil {
 		return nil, fmt.Errorf("watching nf_tables: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)}); err != nil {
-		return nil, errors.Join(fmt.Errorf("watching nf_tables: %w", err), unix.Close(fd))
-	}
-	return os.NewFile(uintptr(fd), "nf_tables"), nil
+	return conn, nil
 }
 
 // watchNetlink follows what an open socket tells.
-func watchNetlink(ctx context.Context, socket *os.File, family byte, changed func()) error {
-	return readAll(ctx, socket, "nf_tables", func(data []byte) {
-		if touchesRedirect(data, family) {
+func watchNetlink(ctx context.Context, conn *netlink.Conn, family byte, changed func()) error {
+	return readAll(ctx, conn, "nf_tables", func() error {
+		messages, err := conn.Receive()
+		if slices.ContainsFunc(messages, func(m netlink.Message) bool { return touchesRedirect(m, family) }) {
 			changed()
 		}
+		return err
 	}, changed)
 }
 
@@ -87,16 +86,23 @@ func watchLock(ctx context.Context, file string, used func()) error {
 		}
 		return err
 	}
-	return readAll(ctx, os.NewFile(uintptr(fd), file), file, func([]byte) { used() }, used)
+	f, events := os.NewFile(uintptr(fd), file), make([]byte, 4<<10)
+	return readAll(ctx, f, file, func() error {
+		_, err := f.Read(events)
+		if err == nil {
+			used()
+		}
+		return err
+	}, used)
 }
 
-// readAll reads messages until ctx ends. What was lost may have been of interest.
-func readAll(ctx context.Context, f *os.File, name string, message func([]byte), lost func()) error {
-	defer func() { _ = f.Close() }()
-	defer context.AfterFunc(ctx, func() { _ = f.Close() })()
-	buffer := make([]byte, 64<<10)
+// readAll reads from what it closes in the end, until ctx ends. What was lost may have
+// been of interest.
+func readAll(ctx context.Context, from io.Closer, name string, read func() error, lost func()) error {
+	defer func() { _ = from.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = from.Close() })()
 	for {
-		n, err := f.Read(buffer)
+		err := read()
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -104,68 +110,44 @@ func readAll(ctx context.Context, f *os.File, name string, message func([]byte),
 			lost()
 		case err != nil:
 			return fmt.Errorf("watching %s: %w", name, err)
-		default:
-			message(buffer[:n])
 		}
 	}
 }
 
-// Sizes of netlink's headers: struct nlmsghdr, nfgenmsg and nlattr.
-const (
-	messageHeader = 16
-	familyHeader  = 4
-	attributeHead = 4
-	attributeType = 0x3fff // without the flags
-)
+// familyHeader is the size of struct nfgenmsg, which begins with the family.
+const familyHeader = 4
 
-// touchesRedirect says whether one of the netlink messages is of a change that can
-// break the redirect of a family: of a rule of our chain or of PREROUTING, or of
-// something that goes with one of these or with the whole table. It is pure.
-func touchesRedirect(data []byte, family byte) bool {
-	for len(data) >= messageHeader {
-		size := int(binary.NativeEndian.Uint32(data))
-		kind := binary.NativeEndian.Uint16(data[4:])
-		if size < messageHeader || size > len(data) {
-			return true // not understood
-		}
-		if kind>>8 == unix.NFNL_SUBSYS_NFTABLES && size >= messageHeader+familyHeader &&
-			data[messageHeader] == family && touches(kind&0xff, attributes(data[messageHeader+familyHeader:size])) {
-			return true
-		}
-		data = data[min(len(data), aligned(size)):]
+// touchesRedirect says whether a netlink message is of a change that can break the
+// redirect of a family: of a rule of our chain or of PREROUTING, or of something that
+// goes with one of these or with the whole table. It is pure.
+func touchesRedirect(m netlink.Message, family byte) bool {
+	subsystem, kind := uint16(m.Header.Type)>>8, uint16(m.Header.Type)&0xff
+	if subsystem != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < familyHeader || m.Data[0] != family {
+		return false
 	}
-	return false
-}
-
-func touches(kind uint16, attribute map[uint16]string) bool {
-	ours := func(table, name uint16) bool {
-		return attribute[table] == "nat" && slices.Contains([]string{chain, hook}, attribute[name])
-	}
+	var ofTable, ofChain uint16 // the attributes that name them
 	switch kind {
 	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
-		return ours(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN)
+		ofTable, ofChain = unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN
 	case unix.NFT_MSG_DELCHAIN:
-		return ours(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME)
+		ofTable, ofChain = unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME
 	case unix.NFT_MSG_DELTABLE:
-		return attribute[unix.NFTA_TABLE_NAME] == table
+		ofTable = unix.NFTA_TABLE_NAME
+	default:
+		return false
 	}
-	return false
-}
-
-// attributes reads the attributes of a message as strings; those that are not are
-// of no interest.
-func attributes(data []byte) map[uint16]string {
-	found := map[uint16]string{}
-	for len(data) >= attributeHead {
-		size := int(binary.NativeEndian.Uint16(data))
-		if size < attributeHead || size > len(data) {
-			break
+	d, err := netlink.NewAttributeDecoder(m.Data[familyHeader:])
+	if err != nil {
+		return true // not understood
+	}
+	var ofWhich, named string
+	for d.Next() {
+		switch d.Type() {
+		case ofTable:
+			ofWhich = d.String()
+		case ofChain:
+			named = d.String()
 		}
-		text, _, _ := bytes.Cut(data[attributeHead:size], []byte{0})
-		found[binary.NativeEndian.Uint16(data[2:])&attributeType] = string(text)
-		data = data[min(len(data), aligned(size)):]
 	}
-	return found
+	return d.Err() != nil || ofWhich == table && (ofChain == 0 || named == chain || named == hook)
 }
-
-func aligned(size int) int { return (size + 3) &^ 3 }

@@ -2,7 +2,6 @@ package redirect
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
@@ -14,26 +13,24 @@ import (
 
 	"github.com/coreos/go-iptables/iptables"
 	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect/redirecttest"
 )
 
 // netlinkMessage is a message as nf_tables sends it.
-func netlinkMessage(subsystem, kind uint16, family byte, attributes map[uint16]string) []byte {
-	body := []byte{family, 0, 0, 0}
+func netlinkMessage(tb testing.TB, subsystem, kind uint16, family byte, attributes map[uint16]string) netlink.Message {
+	tb.Helper()
+	e := netlink.NewAttributeEncoder()
 	for id, value := range attributes {
-		data := append([]byte(value), 0)
-		head := binary.NativeEndian.AppendUint16(nil, uint16(attributeHead+len(data)))
-		head = binary.NativeEndian.AppendUint16(head, id)
-		body = append(body, append(head, data...)...)
-		for len(body)%4 != 0 {
-			body = append(body, 0)
-		}
+		e.String(id, value)
 	}
-	m := binary.NativeEndian.AppendUint32(nil, uint32(messageHeader+len(body)))
-	m = binary.NativeEndian.AppendUint16(m, subsystem<<8|kind)
-	return append(append(m, make([]byte, messageHeader-6)...), body...)
+	data, err := e.Encode()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(subsystem<<8 | kind)}, Data: append([]byte{family, 0, 0, 0}, data...)}
 }
 
 func TestTouchesRedirect(t *testing.T) {
@@ -44,27 +41,27 @@ func TestTouchesRedirect(t *testing.T) {
 	chainOf := func(table, chain string) map[uint16]string {
 		return map[uint16]string{unix.NFTA_CHAIN_TABLE: table, unix.NFTA_CHAIN_NAME: chain}
 	}
-	other := netlinkMessage(nft, unix.NFT_MSG_DELRULE, ip, rule("nat", "KUBE-SERVICES"))
+	cut := netlinkMessage(t, nft, unix.NFT_MSG_DELRULE, ip, rule("nat", "KUBE-SERVICES"))
+	cut.Data = cut.Data[:len(cut.Data)-4]
 	tests := map[string]struct {
-		data []byte
-		want bool
+		message netlink.Message
+		want    bool
 	}{
-		"a rule of our chain is deleted":     {netlinkMessage(nft, unix.NFT_MSG_DELRULE, ip, rule("nat", "aad-metadata")), true},
-		"a rule is added to PREROUTING":      {netlinkMessage(nft, unix.NFT_MSG_NEWRULE, ip, rule("nat", "PREROUTING")), true},
-		"our chain is deleted":               {netlinkMessage(nft, unix.NFT_MSG_DELCHAIN, ip, chainOf("nat", "aad-metadata")), true},
-		"the table is deleted":               {netlinkMessage(nft, unix.NFT_MSG_DELTABLE, ip, map[uint16]string{unix.NFTA_TABLE_NAME: "nat"}), true},
-		"after a message of no interest":     {append(other[:len(other):len(other)], netlinkMessage(nft, unix.NFT_MSG_DELRULE, ip, rule("nat", "aad-metadata"))...), true},
-		"a rule of another chain":            {other, false},
-		"PREROUTING of another table":        {netlinkMessage(nft, unix.NFT_MSG_NEWRULE, ip, rule("raw", "PREROUTING")), false},
-		"PREROUTING of IPv6":                 {netlinkMessage(nft, unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV6, rule("nat", "PREROUTING")), false},
-		"a message of another subsystem":     {netlinkMessage(1, unix.NFT_MSG_DELRULE, ip, rule("nat", "aad-metadata")), false},
-		"a new set":                          {netlinkMessage(nft, 9, ip, rule("nat", "aad-metadata")), false},
-		"a message that is longer than data": {other[:len(other)-4], true},
-		"nothing":                            {nil, false},
+		"a rule of our chain is deleted": {netlinkMessage(t, nft, unix.NFT_MSG_DELRULE, ip, rule("nat", "aad-metadata")), true},
+		"a rule is added to PREROUTING":  {netlinkMessage(t, nft, unix.NFT_MSG_NEWRULE, ip, rule("nat", "PREROUTING")), true},
+		"our chain is deleted":           {netlinkMessage(t, nft, unix.NFT_MSG_DELCHAIN, ip, chainOf("nat", "aad-metadata")), true},
+		"the table is deleted":           {netlinkMessage(t, nft, unix.NFT_MSG_DELTABLE, ip, map[uint16]string{unix.NFTA_TABLE_NAME: "nat"}), true},
+		"a rule of another chain":        {netlinkMessage(t, nft, unix.NFT_MSG_DELRULE, ip, rule("nat", "KUBE-SERVICES")), false},
+		"PREROUTING of another table":    {netlinkMessage(t, nft, unix.NFT_MSG_NEWRULE, ip, rule("raw", "PREROUTING")), false},
+		"PREROUTING of IPv6":             {netlinkMessage(t, nft, unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV6, rule("nat", "PREROUTING")), false},
+		"a message of another subsystem": {netlinkMessage(t, 1, unix.NFT_MSG_DELRULE, ip, rule("nat", "aad-metadata")), false},
+		"a new set":                      {netlinkMessage(t, nft, 9, ip, rule("nat", "aad-metadata")), false},
+		"an attribute that is cut off":   {cut, true},
+		"nothing":                        {netlink.Message{}, false},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := touchesRedirect(tc.data, ip); got != tc.want {
+			if got := touchesRedirect(tc.message, ip); got != tc.want {
 				t.Errorf("got %v", got)
 			}
 		})
@@ -72,8 +69,11 @@ func TestTouchesRedirect(t *testing.T) {
 }
 
 func FuzzTouchesRedirect(f *testing.F) {
-	f.Add(netlinkMessage(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, map[uint16]string{1: "nat", 2: "aad-metadata"}))
-	f.Fuzz(func(_ *testing.T, data []byte) { touchesRedirect(data, unix.NFPROTO_IPV4) })
+	m := netlinkMessage(f, unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, map[uint16]string{1: "nat", 2: "aad-metadata"})
+	f.Add(uint16(m.Header.Type), m.Data)
+	f.Fuzz(func(_ *testing.T, kind uint16, data []byte) {
+		touchesRedirect(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(kind)}, Data: data}, unix.NFPROTO_IPV4)
+	})
 }
 
 // noticing are tables that tell of changes.
@@ -179,11 +179,11 @@ func (f family) tellsOfChanges(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	told := make(chan struct{}, 100) // more than there are changes
 	ended := make(chan error, 1)
-	socket, err := openNetlink() // on the thread that is in the test's network
+	conn, err := openNetlink() // on the thread that is in the test's network
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { ended <- watchNetlink(ctx, socket, f.family, func() { told <- struct{}{} }) }()
+	go func() { ended <- watchNetlink(ctx, conn, f.family, func() { told <- struct{}{} }) }()
 	for _, args := range [][]string{{"-F", "aad-metadata"}, {"-D", "PREROUTING", "-j", "aad-metadata"}, {"-X", "aad-metadata"}} {
 		if out, err := exec.CommandContext(ctx, path, append([]string{"-t", "nat"}, args...)...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v %s", args, err, out)

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -89,36 +90,22 @@ const answerTimeout = time.Second
 
 // routes asks the kernel about routes and interfaces.
 type routes struct {
-	mu       sync.Mutex
-	fd       int // -1 once it is closed
-	sequence uint32
-	buffer   []byte
+	mu   sync.Mutex
+	conn *netlink.Conn
 }
 
+// answerSize is more than the kernel ever says about one interface.
+const answerSize = 32 << 10
+
 func openRoutes() (*routes, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{MessageBufferSize: answerSize})
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
-	timeout := unix.NsecToTimeval(answerTimeout.Nanoseconds())
-	err = errors.Join(
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
-		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening a netlink socket: %w", err), unix.Close(fd))
-	}
-	return &routes{fd: fd, buffer: make([]byte, 32<<10)}, nil
+	return &routes{conn: conn}, nil
 }
 
-func (r *routes) close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	fd := r.fd
-	if r.fd = -1; fd < 0 {
-		return nil
-	}
-	return unix.Close(fd)
-}
+func (r *routes) close() error { return r.conn.Close() }
 
 // to is the route by which answers go from a local address to another one.
 func (r *routes) to(destination, local netip.Addr) (route, error) {
@@ -126,16 +113,17 @@ func (r *routes) to(destination, local netip.Addr) (route, error) {
 	if destination.Is4() {
 		family = unix.AF_INET
 	}
-	message := make([]byte, unix.SizeofRtMsg)
-	message[0], message[1], message[2] = family, byte(destination.BitLen()), byte(local.BitLen())
-	binary.NativeEndian.PutUint32(message[8:], unix.RTM_F_FIB_MATCH)
-	message = appendAttribute(message, unix.RTA_DST, destination.AsSlice())
-	message = appendAttribute(message, unix.RTA_SRC, local.AsSlice())
+	header := make([]byte, unix.SizeofRtMsg)
+	header[0], header[1], header[2] = family, byte(destination.BitLen()), byte(local.BitLen())
+	binary.NativeEndian.PutUint32(header[8:], unix.RTM_F_FIB_MATCH)
+	attributes := netlink.NewAttributeEncoder()
+	attributes.Bytes(unix.RTA_DST, destination.AsSlice())
+	attributes.Bytes(unix.RTA_SRC, local.AsSlice())
+	answer, err := r.ask(unix.RTM_GETROUTE, header, attributes)
 	var found route
-	err := r.ask(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, message, func(answer []byte) (err error) {
+	if err == nil {
 		found, err = readRoute(answer)
-		return err
-	})
+	}
 	if err != nil {
 		return route{}, fmt.Errorf("looking for the route to %s: %w", destination, err)
 	}
@@ -145,20 +133,22 @@ func (r *routes) to(destination, local netip.Addr) (route, error) {
 // readRoute reads the answer about a route. It is pure.
 func readRoute(answer []byte) (route, error) {
 	if len(answer) < unix.SizeofRtMsg {
-		return route{}, errors.New("the answer is too short")
+		return route{}, errTooShort
 	}
 	family, bits, kind := answer[0], answer[1], answer[7]
 	if kind != unix.RTN_UNICAST {
 		return route{}, errors.New("it does not lead to an interface")
 	}
-	device, ok := attributes(answer[unix.SizeofRtMsg:])[unix.RTA_OIF]
-	if !ok || len(device) < 4 {
-		return route{}, errors.New("it does not lead to one interface")
+	found := route{single: family == unix.AF_INET && bits == 32 || family == unix.AF_INET6 && bits == 128}
+	err := readAttributes(answer[unix.SizeofRtMsg:], func(d *netlink.AttributeDecoder) {
+		if d.Type() == unix.RTA_OIF {
+			found.device = int(d.Uint32())
+		}
+	})
+	if err == nil && found.device == 0 {
+		err = errors.New("it does not lead to one interface")
 	}
-	return route{
-		device: int(binary.NativeEndian.Uint32(device)),
-		single: family == unix.AF_INET && bits == 32 || family == unix.AF_INET6 && bits == 128,
-	}, nil
+	return found, err
 }
 
 // withoutStatistics is RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h.
@@ -166,14 +156,15 @@ const withoutStatistics = 1 << 3
 
 // device finds an interface by its index.
 func (r *routes) device(index int) (device, error) {
-	message := make([]byte, unix.SizeofIfInfomsg)
-	binary.NativeEndian.PutUint32(message[4:], uint32(index))
-	message = appendAttribute(message, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, withoutStatistics))
+	header := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(header[4:], uint32(index))
+	attributes := netlink.NewAttributeEncoder()
+	attributes.Uint32(unix.IFLA_EXT_MASK, withoutStatistics)
+	answer, err := r.ask(unix.RTM_GETLINK, header, attributes)
 	var found device
-	err := r.ask(unix.RTM_GETLINK, unix.RTM_NEWLINK, message, func(answer []byte) (err error) {
+	if err == nil {
 		found, err = readDevice(answer)
-		return err
-	})
+	}
 	if err != nil {
 		return device{}, fmt.Errorf("looking for interface %d: %w", index, err)
 	}
@@ -183,94 +174,65 @@ func (r *routes) device(index int) (device, error) {
 // readDevice reads the answer about an interface. It is pure.
 func readDevice(answer []byte) (device, error) {
 	if len(answer) < unix.SizeofIfInfomsg {
-		return device{}, errors.New("the answer is too short")
+		return device{}, errTooShort
 	}
-	found := attributes(answer[unix.SizeofIfInfomsg:])
-	_, port := found[unix.IFLA_MASTER]
-	return device{
-		name: text(found[unix.IFLA_IFNAME]), port: port,
-		kind: text(attributes(found[unix.IFLA_LINKINFO])[unix.IFLA_INFO_KIND]),
-	}, nil
+	var found device
+	err := readAttributes(answer[unix.SizeofIfInfomsg:], func(d *netlink.AttributeDecoder) {
+		switch d.Type() {
+		case unix.IFLA_IFNAME:
+			found.name = d.String()
+		case unix.IFLA_MASTER:
+			found.port = true
+		case unix.IFLA_LINKINFO:
+			d.Nested(func(info *netlink.AttributeDecoder) error {
+				for info.Next() {
+					if info.Type() == unix.IFLA_INFO_KIND {
+						found.kind = info.String()
+					}
+				}
+				return nil
+			})
+		}
+	})
+	return found, err
 }
 
-// ask sends one message and has its answer read.
-func (r *routes) ask(kind, answerKind uint16, message []byte, read func([]byte) error) error {
+func readAttributes(data []byte, each func(*netlink.AttributeDecoder)) error {
+	d, err := netlink.NewAttributeDecoder(data)
+	if err == nil {
+		for d.Next() {
+			each(d)
+		}
+		err = d.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("reading the kernel's answer: %w", err)
+	}
+	return nil
+}
+
+var errTooShort = errors.New("the kernel's answer is too short")
+
+// ask sends a message and returns what its answer has after the header.
+func (r *routes) ask(kind netlink.HeaderType, header []byte, attributes *netlink.AttributeEncoder) ([]byte, error) {
+	data, err := attributes.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("asking the kernel: %w", err)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.fd < 0 {
-		return net.ErrClosed
+	question, err := r.conn.Send(netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request}, Data: append(header, data...)})
+	if err == nil {
+		err = r.conn.SetReadDeadline(time.Now().Add(answerTimeout))
 	}
-	r.sequence++
-	header := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+len(message))
-	binary.NativeEndian.PutUint32(header, uint32(len(header)+len(message)))
-	binary.NativeEndian.PutUint16(header[4:], kind)
-	binary.NativeEndian.PutUint16(header[6:], unix.NLM_F_REQUEST)
-	binary.NativeEndian.PutUint32(header[8:], r.sequence)
-	if err := unix.Sendto(r.fd, append(header, message...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("asking the kernel: %w", err)
-	}
-	for {
-		n, _, err := unix.Recvfrom(r.fd, r.buffer, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("asking the kernel: %w", err)
-		}
-		data := r.buffer[:n]
-		if len(data) < unix.SizeofNlMsghdr || binary.NativeEndian.Uint32(data[8:]) != r.sequence {
-			continue // of an earlier question that was given up
-		}
-		size := min(len(data), int(binary.NativeEndian.Uint32(data)))
-		if size < unix.SizeofNlMsghdr {
-			return errors.New("the kernel's answer is too short")
-		}
-		body := data[unix.SizeofNlMsghdr:size]
-		switch binary.NativeEndian.Uint16(data[4:]) {
-		case answerKind:
-			return read(body)
-		case unix.NLMSG_ERROR:
-			if len(body) >= 4 {
-				return syscall.Errno(-int32(binary.NativeEndian.Uint32(body)))
+	for err == nil {
+		var answers []netlink.Message
+		answers, err = r.conn.Receive()
+		for _, a := range answers {
+			if a.Header.Sequence == question.Header.Sequence { // others are of a question that was given up
+				return a.Data, nil
 			}
 		}
-		return errors.New("the kernel's answer is not understood")
 	}
-}
-
-const (
-	attributeHead = 4
-	attributeType = 0x3fff // without the flags
-)
-
-func appendAttribute(to []byte, kind uint16, value []byte) []byte {
-	to = binary.NativeEndian.AppendUint16(to, uint16(attributeHead+len(value)))
-	to = binary.NativeEndian.AppendUint16(to, kind)
-	to = append(to, value...)
-	for len(to)%4 != 0 {
-		to = append(to, 0)
-	}
-	return to
-}
-
-// attributes reads the attributes of a message. It is pure.
-func attributes(data []byte) map[uint16][]byte {
-	found := map[uint16][]byte{}
-	for len(data) >= attributeHead {
-		size := int(binary.NativeEndian.Uint16(data))
-		if size < attributeHead || size > len(data) {
-			break
-		}
-		found[binary.NativeEndian.Uint16(data[2:])&attributeType] = data[attributeHead:size]
-		data = data[min(len(data), (size+3)&^3):]
-	}
-	return found
-}
-
-// text is a string of the kernel, without its end.
-func text(value []byte) string {
-	if n := len(value); n > 0 && value[n-1] == 0 {
-		value = value[:n-1]
-	}
-	return string(value)
+	return nil, fmt.Errorf("asking the kernel: %w", err)
 }
