@@ -140,14 +140,14 @@ func touchesRedirect(m netlink.Message, family byte) bool {
 	if err != nil {
 		return true // not understood
 	}
-	var ofWhich, named string
+	var inTable, name string
 	for d.Next() {
 		switch d.Type() {
 		case ofTable:
-			ofWhich = d.String()
+			inTable = d.String()
 		case ofChain:
-			named = d.String()
+			name = d.String()
 		}
 	}
-	return d.Err() != nil || ofWhich == table && (ofChain == 0 || named == chain || named == hook)
+	return d.Err() != nil || inTable == table && (ofChain == 0 || name == chain || name == hook)
 }
