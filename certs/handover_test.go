@@ -28,11 +28,25 @@ func TestHandover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var h handover
 			for _, l := range looks {
-				if got := h.due(l.trusted, l.servedWorks, noon.Add(l.after)); got != l.want {
+				if got := h.due([]byte("new"), l.trusted, l.servedWorks, noon.Add(l.after)); got != l.want {
 					t.Errorf("after %s: due %v, want %v", l.after, got, l.want)
 				}
 			}
 		})
+	}
+}
+
+// TestHandoverToAnother: what the one before was waited for does not count.
+func TestHandoverToAnother(t *testing.T) {
+	var h handover
+	if h.due([]byte("a"), true, true, noon) || !h.due([]byte("a"), true, true, noon.Add(settleTime)) {
+		t.Error("the first was not waited for")
+	}
+	if h.due([]byte("b"), true, true, noon.Add(settleTime+time.Second)) {
+		t.Error("the next one was not waited for")
+	}
+	if !h.due([]byte("b"), true, true, noon.Add(2*settleTime+time.Second)) {
+		t.Error("the next one was waited for longer")
 	}
 }
 

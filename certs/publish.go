@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -16,13 +17,17 @@ const settleTime = 10 * time.Second
 // served. While the old one still does its work the new one waits until every API
 // server will accept it.
 type handover struct {
+	candidate []byte
 	// trustedSince is when the candidate was first found trusted, zero while it is not.
 	trustedSince time.Time
 }
 
-// due is told at each look whether the new certificate is trusted and whether the
-// one that is served still does its work.
-func (h *handover) due(trusted, servedWorks bool, now time.Time) bool {
+// due is told at each look which certificate is the new one (DER), whether it is
+// trusted, and whether the one that is served still does its work.
+func (h *handover) due(candidate []byte, trusted, servedWorks bool, now time.Time) bool {
+	if !bytes.Equal(h.candidate, candidate) {
+		*h = handover{candidate: candidate}
+	}
 	switch {
 	case !servedWorks:
 		return true

@@ -277,11 +277,10 @@ func (s *SelfSigned) look(ctx context.Context, h *handover) error {
 	}
 	served, err := s.source.Current()
 	if err == nil && bytes.Equal(served.Certificate[0], candidate.Certificate[0]) {
-		*h = handover{}
 		return nil
 	}
 	servedWorks := err == nil && errors.Join(s.source.Check(ctx), s.trust.Check(ctx, served)) == nil
-	if !h.due(s.trust.Check(ctx, &candidate) == nil, servedWorks, s.now()) {
+	if !h.due(candidate.Certificate[0], s.trust.Check(ctx, &candidate) == nil, servedWorks, s.now()) {
 		return nil
 	}
 	klog.FromContext(ctx).Info("New serving certificate", logkey.Name, s.key().String(), "notAfter", candidate.Leaf.NotAfter)

@@ -254,7 +254,7 @@ func (w *webhookRun) testSelfSigned(t *testing.T) {
 	w.inject(t, foreign.pem())
 	old := w.start(t, before, "webhook-old", dir)
 	old.waitReady(t)
-	w.balancer.set(old)
+	w.balancer.set(t.Context(), old)
 	eventually(t, "the API server calls the webhook", func(ctx context.Context) error {
 		return w.c.Create(ctx, identity("first"), client.DryRunAll)
 	})
@@ -268,7 +268,7 @@ func (w *webhookRun) testSelfSigned(t *testing.T) {
 	one, two := w.start(t, all, "webhook-1", ""), w.start(t, all, "webhook-2", "")
 	one.waitReady(t)
 	two.waitReady(t)
-	w.balancer.set(one, two)
+	w.balancer.set(t.Context(), one, two)
 	if err := old.stop(); err != nil {
 		t.Errorf("the old replica ended with %v", err)
 	}
@@ -304,13 +304,13 @@ func (w *webhookRun) testSelfSigned(t *testing.T) {
 	// A rolling restart.
 	three := w.start(t, all, "webhook-3", "")
 	three.waitReady(t)
-	w.balancer.set(two, three)
+	w.balancer.set(t.Context(), two, three)
 	if err := one.stop(); err != nil {
 		t.Errorf("%s ended with %v", one.name, err)
 	}
 	four := w.start(t, all, "webhook-4", "")
 	four.waitReady(t)
-	w.balancer.set(three, four)
+	w.balancer.set(t.Context(), three, four)
 	if err := two.stop(); err != nil {
 		t.Errorf("%s ended with %v", two.name, err)
 	}
@@ -339,7 +339,7 @@ func (w *webhookRun) testSelfSigned(t *testing.T) {
 			t.Errorf("%s ended with %v", r.name, err)
 		}
 	}
-	w.balancer.set()
+	w.balancer.set(t.Context())
 }
 
 func misspelt() *unstructured.Unstructured {

@@ -138,11 +138,12 @@ func (r *replica) served(ctx context.Context) ([]byte, error) {
 // balancer stands for the Service: new connections go to the replicas that were
 // ready when their probe last ran.
 type balancer struct {
-	port string
-	mu   sync.Mutex
-	all  []*replica
-	good []*replica
-	next int
+	port    string
+	probing sync.Mutex
+	mu      sync.Mutex
+	all     []*replica
+	good    []*replica
+	next    int
 }
 
 func startBalancer(t *testing.T) *balancer {
@@ -170,13 +171,18 @@ func startBalancer(t *testing.T) *balancer {
 	return b
 }
 
-func (b *balancer) set(replicas ...*replica) {
+// set returns when connections go to these replicas only: an endpoint is taken away
+// before its process ends.
+func (b *balancer) set(ctx context.Context, replicas ...*replica) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.all = replicas
+	b.mu.Unlock()
+	b.probe(ctx)
 }
 
 func (b *balancer) probe(ctx context.Context) {
+	b.probing.Lock()
+	defer b.probing.Unlock()
 	b.mu.Lock()
 	all := b.all
 	b.mu.Unlock()
