@@ -104,7 +104,7 @@ e2e: prerequisites $(gotestsum) ## End-to-end tests on the local cluster; RUN=Te
 	@$(gotestsum) --format testname --jsonfile $(RESULTS)/e2e.json -- -count=1 -vet=off -parallel 6 -timeout 40m -run '$(RUN)' ./test/e2e/...
 
 # What reads SOAK, through test/soak.
-SOAKS := TestAppliesDuringRotationAndRestart|TestClusterRestart|TestSelfSignedCertificates|TestUninstall|TestProvidedCertificates|TestRollingUpdateOfNMI|TestResourceIDCase|TestManyPods|TestFrozenLeader|TestOutage|TestManagedMode|TestSelfTestAndStartupTaint|TestRealClients|TestChurn
+SOAKS := TestAppliesDuringRotationAndRestart|TestClusterRestart|TestSelfSignedCertificates|TestUninstall|TestProvidedCertificates|TestRollingUpdateOfNMI|TestResourceIDCase|TestManyPods|TestFrozenLeader|TestOutage|TestManagedMode|TestSelfTestAndStartupTaint|TestRealClients|TestGuideRunAPodToValidate|TestChurn
 
 .PHONY: soak
 soak: ## Tests that the everyday runs shorten, at full size

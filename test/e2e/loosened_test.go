@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -48,6 +49,7 @@ func TestResourceIDCase(t *testing.T) {
 			t.Fatalf("the same upgrade again: %v", err)
 		}
 	}
+	waitOldWebhooksGone(t)
 	if got := stored(t, "default", "case-of-release"); got != miscapitalised.ID {
 		t.Errorf("the release's AzureIdentity holds %q", got)
 	}
@@ -63,6 +65,7 @@ func TestResourceIDCase(t *testing.T) {
 	if err := helmUpgrade(t.Context(), "--set", "webhook.resourceIDCase=canonicalize"); err != nil {
 		t.Fatal(err)
 	}
+	waitOldWebhooksGone(t)
 	apply(t, identityManifest(ns, "canonical", miscapitalised))
 	if got := stored(t, ns, "canonical"); got != id.ID {
 		t.Errorf("with canonicalize %q is stored, not %q", got, id.ID)
@@ -71,10 +74,24 @@ func TestResourceIDCase(t *testing.T) {
 	if err := helmUpgrade(t.Context(), "--set", "webhook.resourceIDCase=reject", "--set-json", "azureIdentities={}"); err != nil {
 		t.Fatal(err)
 	}
+	waitOldWebhooksGone(t)
 	refused(t, identityManifest(ns, "case", miscapitalised), "apply", "-f", "-")
 	// What is stored stays usable.
 	kubectl(t, "label", "azureidentity", "-n", ns, "warned", "team=a")
 	kubectl(t, "delete", "azureidentity", "-n", ns, "warned")
+}
+
+// waitOldWebhooksGone waits for the end of replicas that an upgrade replaced. Until then
+// they answer on the connections that the API server has to them.
+func waitOldWebhooksGone(t *testing.T) {
+	t.Helper()
+	eventually(t, "the old webhook's replicas are gone", func(ctx context.Context) error {
+		out, err := env.Kubectl(ctx, "", "get", "pods", "-l", "component=webhook", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}")
+		if err == nil && out != "" {
+			err = errors.New("some are still ending")
+		}
+		return err
+	})
 }
 
 // usable proves that a pod gets the token of a stored identity.

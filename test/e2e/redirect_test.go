@@ -150,7 +150,6 @@ func answersOfTheTokenEndpoint(t *testing.T) {
 	}
 }
 
-// guideLogLines looks for the three lines of the troubleshooting guide.
 func guideLogLines(t *testing.T) {
 	ns := namespace(t)
 	id := azureIdentity(t, "loglines")
@@ -158,7 +157,14 @@ func guideLogLines(t *testing.T) {
 	waitState(t, ns, "web", "loglines", "Assigned")
 	waitReady(t, ns, "web")
 	wantToken(t, ns, "web", id)
-	podIP := kubectl(t, "get", "pod", "-n", ns, "web", "-o", "jsonpath={.status.podIP}")
+	wantGuideLogLines(t, ns, "web", "loglines", id, `https://management\.azure\.com/?`)
+}
+
+// wantGuideLogLines looks for the three lines of the troubleshooting guide about a pod
+// that got a token of its only identity. Resource is a regular expression.
+func wantGuideLogLines(t *testing.T, ns, pod, identity string, id azure.Identity, resource string) {
+	t.Helper()
+	podIP := kubectl(t, "get", "pod", "-n", ns, pod, "-o", "jsonpath={.status.podIP}")
 	head := `(?m)^I\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ \w+\.go:\d+\] `
 	redacted := regexp.QuoteMeta(id.ClientID[:4] + "##### REDACTED #####" + id.ClientID[len(id.ClientID)-4:])
 	eventually(t, "the guide's lines", func(ctx context.Context) error {
@@ -167,8 +173,8 @@ func guideLogLines(t *testing.T) {
 			return err
 		}
 		for _, line := range []string{
-			head + `no clientID or resourceID in request\. ` + ns + `/web has been matched with azure identity ` + ns + `/loglines$`,
-			head + `matched identityType:0 clientid:` + redacted + ` resource:https://management\.azure\.com/?$`,
+			head + `no clientID or resourceID in request\. ` + ns + `/` + pod + ` has been matched with azure identity ` + ns + `/` + identity + `$`,
+			head + `matched identityType:0 clientid:` + redacted + ` resource:` + resource + `$`,
 			head + `status \(200\) took \d+ ns for req\.method=GET reg\.path=/metadata/identity/oauth2/token req\.remote=` + regexp.QuoteMeta(podIP) + `$`,
 		} {
 			if !regexp.MustCompile(line).MatchString(logs) {
