@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,11 +18,7 @@ import (
 // it. That of Debian 12 is of the guide's time; later ones ask for tokens in other words.
 func azureCLI(t *testing.T) image.Spec {
 	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := image.UnpackDebian(t.Context(), filepath.Join(cache, "aad-pod-identity", "debian", "azure-cli"), []string{"azure-cli", "bash", "coreutils"}, neededToLogIn)
+	files, err := image.UnpackDebian(t.Context(), []string{"azure-cli", "bash", "coreutils"}, neededToLogIn)
 	if err != nil {
 		t.Fatal(err)
 	}

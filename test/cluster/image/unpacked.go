@@ -14,17 +14,20 @@ import (
 
 // UnpackDebian returns the files of Debian packages and of all that these depend on,
 // but bash, coreutils and their like only if they are named. Nothing is installed: the
-// packages are downloaded into dir, which may hold them from an earlier call, and
-// unpacked. Wanted says which paths are taken, besides what only people read.
-func UnpackDebian(ctx context.Context, dir string, packages []string, wantedPath func(string) bool) ([]File, error) {
-	if err := os.MkdirAll(filepath.Join(dir, "partial"), 0o755); err != nil {
+// packages are downloaded and unpacked. WantedPath says which paths are taken, without
+// what only people read.
+func UnpackDebian(ctx context.Context, packages []string, wantedPath func(string) bool) ([]File, error) {
+	// A new one each time: one that is kept would have several versions of a package.
+	dir, err := os.MkdirTemp("", "debian-packages-")
+	if err != nil {
 		return nil, fmt.Errorf("making a directory for Debian packages: %w", err)
 	}
+	defer func() { _ = os.RemoveAll(dir) }()
 	if _, err := output(ctx, "apt-get", "update", "-qq"); err != nil {
 		return nil, fmt.Errorf("updating the lists of Debian packages: %w", err)
 	}
 	// Without a status file apt takes nothing for installed.
-	_, err := output(ctx, "apt-get", append([]string{
+	_, err = output(ctx, "apt-get", append([]string{
 		"-o", "Dir::State::status=/dev/null", "-o", "Dir::Cache::archives=" + dir, "-o", "APT::Sandbox::User=root",
 		"-qq", "-y", "--no-install-recommends", "--download-only", "install",
 	}, packages...)...)
