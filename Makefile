@@ -89,7 +89,7 @@ unit: prerequisites $(gotestsum) ## Unit tests and tests against a real API serv
 	@mkdir -p $(RESULTS)
 	@assets=$$($(localcluster) binaries) && \
 	echo "unit: all packages but test/e2e; API server from $$assets" && \
-	KUBEBUILDER_ASSETS=$$assets KUBEBUILDER_CONTROLPLANE_START_TIMEOUT=2m KUBEBUILDER_CONTROLPLANE_STOP_TIMEOUT=2m PATH="$$assets:$$PATH" $(gotestsum) --format pkgname --jsonfile $(RESULTS)/unit.json -- \
+	KUBEBUILDER_ASSETS=$$assets PATH="$$assets:$$PATH" $(gotestsum) --format pkgname --jsonfile $(RESULTS)/unit.json -- \
 		-vet=off -timeout 20m -p 3 $(LONGEST) $$($(GO) list ./... | grep -v /test/e2e)
 
 .PHONY: race

@@ -26,6 +26,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/controller"
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
@@ -216,14 +217,9 @@ func TestMistakes(t *testing.T) {
 // TestTwoReplicas runs two MICs on a real API server against the emulator, as
 // the chart configures them for a custom cloud.
 func TestTwoReplicas(t *testing.T) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs the directory of etcd and kube-apiserver in KUBEBUILDER_ASSETS; 'make test' sets it")
-	}
 	ctrl.SetLogger(klog.Background())
 	env := &envtest.Environment{CRDDirectoryPaths: []string{"../charts/aad-pod-identity/crds"}, ErrorIfCRDPathMissing: true}
-	config, err := env.Start()
-	check(t, err)
-	t.Cleanup(func() { check(t, env.Stop()) })
+	config := apiserver.Start(t, env)
 	user, err := env.AddUser(envtest.User{Name: "mic", Groups: []string{"system:masters"}}, nil)
 	check(t, err)
 	kubeconfig, err := user.KubeConfig()

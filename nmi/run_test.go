@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +30,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/redirect/redirecttest"
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
@@ -99,13 +99,11 @@ type cluster struct {
 // startCluster gives a test the API server, in which it finds nothing of others.
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs the directory of etcd and kube-apiserver in KUBEBUILDER_ASSETS; 'make test' sets it")
-	}
+	apiserver.Require(t)
 	shared.once.Do(func() {
 		ctrl.SetLogger(klog.Background())
 		shared.env = &envtest.Environment{CRDDirectoryPaths: []string{"../charts/aad-pod-identity/crds"}, ErrorIfCRDPathMissing: true}
-		shared.config, shared.err = shared.env.Start()
+		shared.config, shared.err = apiserver.Launch(shared.env)
 	})
 	check(t, shared.err)
 	scheme := runtime.NewScheme()
@@ -392,9 +390,8 @@ func TestWithoutRights(t *testing.T) {
 }
 
 func TestAddressHeldByAnother(t *testing.T) {
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.0.0.1:0")
-	check(t, err)
-	_, port, err := net.SplitHostPort(l.Addr().String())
+	port := freeport.Get(t)
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.0.0.1:"+port)
 	check(t, err)
 	s := newListening([]string{"127.0.0.1:" + port})
 	done := make(chan error, 1)

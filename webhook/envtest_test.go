@@ -20,14 +20,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
-const (
-	assetsVariable = "KUBEBUILDER_ASSETS"
-	micUser        = "system:serviceaccount:default:aad-pod-id-mic-service-account"
-)
+const micUser = "system:serviceaccount:default:aad-pod-id-mic-service-account"
 
 // apiServer is a real API server with our CRDs and webhook configurations, and
 // the webhook that they name, served by this process.
@@ -54,20 +52,8 @@ func ourWebhooks() envtest.WebhookInstallOptions {
 // everything.
 func startEnvironment(t *testing.T, env *envtest.Environment) *apiServer {
 	t.Helper()
-	if os.Getenv(assetsVariable) == "" {
-		t.Skipf("needs the directory of etcd, kube-apiserver and kubectl in %s; 'make test' sets it", assetsVariable)
-	}
 	ctrl.SetLogger(klog.Background())
-	env.ControlPlaneStartTimeout = 2 * time.Minute
-	config, err := env.Start()
-	if err != nil {
-		t.Fatalf("starting the API server: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stopping the API server: %v", err)
-		}
-	})
+	config := apiserver.Start(t, env)
 	user, err := env.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +62,7 @@ func startEnvironment(t *testing.T, env *envtest.Environment) *apiServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &apiServer{env: env, config: config, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), kubectl: filepath.Join(os.Getenv(assetsVariable), "kubectl")}
+	s := &apiServer{env: env, config: config, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), kubectl: apiserver.Kubectl()}
 	if err := os.WriteFile(s.kubeconfig, kubeconfig, 0o600); err != nil {
 		t.Fatal(err)
 	}

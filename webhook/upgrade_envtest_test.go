@@ -109,8 +109,8 @@ func (s *apiServer) upgrade(t *testing.T) {
 	s.must(t, policies(t), "apply", "-f", "-")
 	refused("only MIC", header+"kind: AzureAssignedIdentity\nmetadata: {name: trial}\nspec: {pod: p, podNamespace: default, nodename: node-0}\n")
 
-	s.env.WebhookInstallOptions = ourWebhooks()
-	install := &s.env.WebhookInstallOptions
+	install, ours := &s.env.WebhookInstallOptions, ourWebhooks()
+	install.MutatingWebhooks, install.ValidatingWebhooks = ours.MutatingWebhooks, ours.ValidatingWebhooks
 	if err := install.ModifyWebhookDefinitions(); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
 func TestFinish(t *testing.T) {
@@ -141,7 +143,7 @@ func TestHealth(t *testing.T) {
 }
 
 func TestServeLetsRequestsFinish(t *testing.T) {
-	address := freeAddress(t)
+	address := "127.0.0.1:" + freeport.Get(t)
 	ctx, stop := context.WithCancel(t.Context())
 	started, release := make(chan struct{}), make(chan struct{})
 	served := make(chan error, 1)
@@ -175,16 +177,6 @@ func TestServeReportsAnOccupiedPort(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "probe server") {
 		t.Errorf("Serve = %v, want an error that names the server", err)
 	}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // get retries until the server listens; the test's own deadline bounds it.

@@ -35,14 +35,14 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/metric"
 	"github.com/aad-pod-identity/aad-pod-identity/mic/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 )
 
 const (
-	assetsVariable = "KUBEBUILDER_ASSETS"
-	testSub        = "11111111-2222-3333-4444-555555555555"
-	testGroup      = "nodes"
-	micNamespace   = "mic-system"
+	testSub      = "11111111-2222-3333-4444-555555555555"
+	testGroup    = "nodes"
+	micNamespace = "mic-system"
 
 	// patience is how long a state is waited for. It is reached in a fraction.
 	patience = 60 * time.Second
@@ -77,9 +77,7 @@ func TestMain(m *testing.M) {
 
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
-	if os.Getenv(assetsVariable) == "" {
-		t.Skipf("needs the directory of etcd and kube-apiserver in %s; 'make test' sets it", assetsVariable)
-	}
+	apiserver.Require(t)
 	shared.once.Do(func() { shared.cluster, shared.err = newCluster() })
 	check(t, shared.err)
 	return shared.cluster
@@ -88,9 +86,9 @@ func startCluster(t *testing.T) *cluster {
 func newCluster() (*cluster, error) {
 	ctrl.SetLogger(klog.Background())
 	shared.env = &envtest.Environment{CRDDirectoryPaths: []string{"../../charts/aad-pod-identity/crds"}, ErrorIfCRDPathMissing: true}
-	config, err := shared.env.Start()
+	config, err := apiserver.Launch(shared.env)
 	if err != nil {
-		return nil, fmt.Errorf("starting the API server: %w", err)
+		return nil, err
 	}
 	config.QPS = -1
 	live, err := NewLiveClient(config)

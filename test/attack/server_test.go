@@ -35,6 +35,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
@@ -141,25 +142,13 @@ func (s *server) takeRights(ctx context.Context, t *testing.T) {
 // startServer starts an API server. Flags change how it is started.
 func startServer(t *testing.T, flags ...func(*envtest.APIServer)) *server {
 	t.Helper()
-	assets := os.Getenv("KUBEBUILDER_ASSETS")
-	if assets == "" {
-		t.Skip("needs a real API server: set KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd and kubectl")
-	}
 	helmtest.Require(t)
 	ctrl.SetLogger(klog.Background())
 	env := &envtest.Environment{CRDs: crds(t)}
 	for _, f := range flags {
 		f(env.ControlPlane.GetAPIServer())
 	}
-	config, err := env.Start()
-	if err != nil {
-		t.Fatalf("starting the API server: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stopping the API server: %v", err)
-		}
-	})
+	config := apiserver.Start(t, env)
 	config.QPS = -1
 	admin, err := client.New(config, client.Options{})
 	check(t, err)
@@ -167,7 +156,7 @@ func startServer(t *testing.T, flags ...func(*envtest.APIServer)) *server {
 	check(t, err)
 	kubeconfig, err := account.KubeConfig()
 	check(t, err)
-	s := &server{config: config, admin: admin, kubectl: filepath.Join(assets, "kubectl"), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), users: map[string]*user{}}
+	s := &server{config: config, admin: admin, kubectl: apiserver.Kubectl(), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), users: map[string]*user{}}
 	check(t, os.WriteFile(s.kubeconfig, kubeconfig, 0o600))
 	for _, name := range namespaces {
 		check(t, admin.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}))

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
@@ -169,7 +170,7 @@ func (e *environment) startAPIServer(ctx context.Context) (*envtest.Environment,
 		},
 	}
 	if err := startWithRoom(env); err != nil {
-		return nil, fmt.Errorf("starting the API server: %w", err)
+		return nil, err
 	}
 	return env, nil
 }
@@ -183,7 +184,7 @@ func startWithRoom(env *envtest.Environment) error {
 	if err := os.Setenv(variable, "800"); err != nil {
 		return err
 	}
-	_, err := env.Start()
+	_, err := apiserver.Launch(env)
 	if set {
 		return errors.Join(err, os.Setenv(variable, before))
 	}

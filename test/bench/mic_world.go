@@ -29,6 +29,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
@@ -89,13 +90,9 @@ func newCloud(ctx context.Context, e *environment, emulator ...string) (_ *micWo
 			err = errors.Join(err, w.close())
 		}
 	}()
-	const patience = 2 * time.Minute // with a machine that does something else as well
-	w.env = &envtest.Environment{
-		BinaryAssetsDirectory: e.assets, CRDDirectoryPaths: []string{filepath.Join(chart, "crds")}, ErrorIfCRDPathMissing: true,
-		ControlPlaneStartTimeout: patience, ControlPlaneStopTimeout: patience,
-	}
-	if _, err := w.env.Start(); err != nil {
-		return nil, fmt.Errorf("starting the API server: %w", err)
+	w.env = &envtest.Environment{BinaryAssetsDirectory: e.assets, CRDDirectoryPaths: []string{filepath.Join(chart, "crds")}, ErrorIfCRDPathMissing: true}
+	if _, err := apiserver.Launch(w.env); err != nil {
+		return nil, err
 	}
 	if err := w.connect(); err != nil {
 		return nil, err

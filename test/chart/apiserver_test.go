@@ -21,6 +21,8 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 )
 
 // server is a real API server with our CRDs and cert-manager's.
@@ -34,9 +36,7 @@ type server struct {
 
 func startServer(t *testing.T, webhook string) *server {
 	t.Helper()
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs a real API server: set KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd and kubectl")
-	}
+	apiserver.Require(t)
 	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/cert-manager/cert-manager").Output()
 	if err != nil {
 		t.Fatalf("finding cert-manager's module: %v", err)
@@ -46,15 +46,7 @@ func startServer(t *testing.T, webhook string) *server {
 		ErrorIfPathMissing: true,
 		MaxTime:            time.Minute,
 	}}
-	cfg, err := env.Start()
-	if err != nil {
-		t.Fatalf("starting an API server: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stopping the API server: %v", err)
-		}
-	})
+	cfg := apiserver.Start(t, env)
 	c, err := client.New(cfg, client.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -292,7 +284,7 @@ func (s *server) testGuide(t *testing.T, mic client.Client) {
 	if _, err := exec.LookPath("jq"); err != nil {
 		t.Skipf("needs jq: %v", err)
 	}
-	kubectl := filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl")
+	kubectl := apiserver.Kubectl()
 	user, err := s.env.AddUser(envtest.User{Name: "guide", Groups: []string{"system:masters"}}, nil)
 	if err != nil {
 		t.Fatal(err)

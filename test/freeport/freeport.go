@@ -1,21 +1,23 @@
-// Package freeport finds TCP ports for the servers of tests.
+// Package freeport finds TCP ports for servers of tests that cannot be given a
+// listener: other processes, and servers that end and start again.
 package freeport
 
 import (
 	"fmt"
-	"net"
+	"strconv"
 	"testing"
+
+	"github.com/hashicorp/consul/sdk/freeport"
 )
 
-// Find returns a port of 127.0.0.1 that nothing listens on now.
+// Find returns a port of 127.0.0.1 that is the caller's until this process ends: no
+// other process is given it, and the kernel gives it to nobody who asks for any port.
 func Find() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // bound and closed at once
+	ports, err := freeport.Take(1)
 	if err != nil {
 		return "", fmt.Errorf("finding a free port: %w", err)
 	}
-	defer func() { _ = l.Close() }()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	return strconv.Itoa(ports[0]), nil
 }
 
 // Get is Find for a test, which ends without a port.

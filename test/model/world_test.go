@@ -24,14 +24,14 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/cloud"
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 )
 
 const (
-	assetsVariable = "KUBEBUILDER_ASSETS"
-	micNamespace   = "mic-system"
-	sub, otherSub  = "11111111-2222-3333-4444-555555555555", "99999999-2222-3333-4444-555555555555"
-	clientID       = "7eb6d1a0-2c4f-4b8e-9d3a-5f1e0c7ba6a9"
+	micNamespace  = "mic-system"
+	sub, otherSub = "11111111-2222-3333-4444-555555555555", "99999999-2222-3333-4444-555555555555"
+	clientID      = "7eb6d1a0-2c4f-4b8e-9d3a-5f1e0c7ba6a9"
 )
 
 var (
@@ -106,15 +106,13 @@ func startServers(t *testing.T) *server {
 	if running != nil {
 		return running
 	}
-	if os.Getenv(assetsVariable) == "" {
-		t.Skipf("needs the directory of etcd and kube-apiserver in %s; 'make test' sets it", assetsVariable)
-	}
+	apiserver.Require(t)
 	// MIC's own log goes to its process; what the libraries say of killed MICs
 	// helps nobody.
 	ctrl.SetLogger(logr.Discard())
 	klog.SetLogger(logr.Discard())
 	env := &envtest.Environment{CRDDirectoryPaths: []string{"../../charts/aad-pod-identity/crds"}, ErrorIfCRDPathMissing: true}
-	config, err := env.Start()
+	config, err := apiserver.Launch(env)
 	check(t, err)
 	config.QPS = -1
 	config.WarningHandler = rest.NoWarnings{}

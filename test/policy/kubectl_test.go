@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -30,7 +32,7 @@ func (s *server) testKubectl(t *testing.T) {
 		t.Fatal(err)
 	}
 	kubectl := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl"), append([]string{"--kubeconfig", file}, args...)...)
+		cmd := exec.CommandContext(t.Context(), apiserver.Kubectl(), append([]string{"--kubeconfig", file}, args...)...)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}

@@ -3,7 +3,6 @@ package prepare
 import (
 	"context"
 	"io"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/uninstall"
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/webhook/hookjob"
 )
 
@@ -178,19 +178,7 @@ func old(plural, kind string) *apiextensionsv1.CustomResourceDefinition {
 // On a real API server: from the CRDs of the 1.8 releases as Helm made them to
 // ours, with stored objects kept.
 func TestPrepareUpgradesOldCRDs(t *testing.T) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs a real API server: set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd")
-	}
-	env := &envtest.Environment{}
-	cfg, err := env.Start()
-	if err != nil {
-		t.Fatalf("starting an API server: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stopping the API server: %v", err)
-		}
-	})
+	cfg := apiserver.Start(t, &envtest.Environment{})
 	c, err := client.New(cfg, client.Options{Scheme: testScheme(t)})
 	if err != nil {
 		t.Fatal(err)
