@@ -14,6 +14,8 @@ import (
 const (
 	// warnCheckInterval is how often the certificate is looked at.
 	warnCheckInterval = 10 * time.Minute
+	// warnRetryInterval is how long after a failure an event is tried again.
+	warnRetryInterval = time.Minute
 	// warnInterval is the least time between two warnings.
 	warnInterval = 24 * time.Hour
 )
@@ -50,32 +52,37 @@ func (w *Warner) Run(ctx context.Context) error {
 			timer.Reset(retryInterval) // at the start the certificate is not read yet
 			continue
 		}
-		if w.warn(ctx, last) {
+		warned, err := w.warn(ctx, last)
+		if warned {
 			last = w.now()
+		}
+		if err != nil {
+			timer.Reset(warnRetryInterval)
+			continue
 		}
 		timer.Reset(warnCheckInterval)
 	}
 }
 
 // warn warns if there is reason to, and if the last warning is old enough. An
-// event that could not be written is no warning: it is tried again.
-func (w *Warner) warn(ctx context.Context, last time.Time) bool {
+// event that could not be written is an error and no warning: it is tried again.
+func (w *Warner) warn(ctx context.Context, last time.Time) (bool, error) {
 	now := w.now()
 	cert, err := w.current()
 	if err != nil || now.Sub(last) < warnInterval {
-		return false
+		return false, nil //nolint:nilerr // without a certificate there is nothing to warn of
 	}
 	reason, note := warning(cert.Leaf.NotBefore, cert.Leaf.NotAfter, w.within, now)
 	if reason == "" {
-		return false
+		return false, nil
 	}
 	logger := klog.FromContext(ctx)
 	logger.Error(nil, note, logkey.Reason, reason)
 	if err := w.event(ctx, reason, note); err != nil {
 		logger.Error(err, "Cannot write the event about the serving certificate", logkey.Reason, reason)
-		return false
+		return false, err
 	}
-	return true
+	return true, nil
 }
 
 // Reasons of events.

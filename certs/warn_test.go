@@ -93,6 +93,37 @@ func TestWarner(t *testing.T) {
 	})
 }
 
+// TestWarnerTriesAgain: an event that could not be written does not wait for the next look.
+func TestWarnerTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		end := begin.Add(3 * day)
+		var at []time.Duration
+		w := &Warner{
+			current: func() (*tls.Certificate, error) {
+				return &tls.Certificate{Leaf: &x509.Certificate{NotBefore: end.Add(-90 * day), NotAfter: end}}, nil
+			},
+			within: 7 * day,
+			now:    time.Now,
+			event: func(context.Context, string, string) error {
+				if at = append(at, time.Since(begin)); len(at) < 3 {
+					return errors.New("forbidden")
+				}
+				return nil
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- w.Run(ctx) }()
+		<-time.After(time.Hour)
+		cancel()
+		want := []time.Duration{0, time.Minute, 2 * time.Minute}
+		if err := <-ended; err != nil || !slices.Equal(at, want) {
+			t.Errorf("tried at %v (%v), want %v", at, err, want)
+		}
+	})
+}
+
 // TestWarnerAtTheStart: the certificate is read after the first look, and is late.
 func TestWarnerAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

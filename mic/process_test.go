@@ -251,7 +251,7 @@ func TestTwoReplicas(t *testing.T) {
 		check(t, os.WriteFile(path(name), content, 0o600))
 	}
 	environment := []string{"MIC_POD_NAMESPACE=default", "AZURE_ENVIRONMENT_FILEPATH=" + path("environment.json")}
-	args := []string{"--kubeconfig=" + path("kubeconfig"), "--cloudconfig=" + path("azure.json"), "--cloud-ca-file=" + path("ca.pem"), "--leader-election-duration=4s", "--require-use", "-v=1"}
+	args := []string{"--kubeconfig=" + path("kubeconfig"), "--cloudconfig=" + path("azure.json"), "--cloud-ca-file=" + path("ca.pem"), "--leader-election-duration=15s", "--require-use", "-v=1"}
 
 	first := start(t, "first", environment, args)
 	first.says("/healthz", http.StatusOK, "Active")

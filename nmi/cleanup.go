@@ -34,6 +34,11 @@ func cleanup(out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
+	// An NMI of 1.8 may have used it.
+	removedLegacy, err := removeFrom(redirect.NewLegacyIPTables, metadata)
+	if err != nil {
+		return err
+	}
 	// Also without its address, as of a release whose values have changed. Many nodes
 	// have no nat table of IPv6, and so no redirect in it.
 	removed6, err := removeFrom(redirect.NewIP6Tables, metadata6)
@@ -41,7 +46,7 @@ func cleanup(out io.Writer, args []string) error {
 		return err
 	}
 	text := "There is no redirect on this node."
-	if removed || removed6 {
+	if removed || removedLegacy || removed6 {
 		text = "Removed the chain aad-metadata and its jump from the nat table."
 	}
 	_, err = fmt.Fprintln(out, text)
@@ -50,7 +55,7 @@ func cleanup(out io.Writer, args []string) error {
 
 func removeFrom(open func() (redirect.IPTables, error), metadata netip.Addr) (removed bool, err error) {
 	tables, err := open()
-	if err != nil {
+	if tables == nil || err != nil {
 		return false, err
 	}
 	removed, err = redirect.Remove(tables, redirect.Target{Metadata: metadata})

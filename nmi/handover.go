@@ -27,13 +27,16 @@ import (
 //
 //	successor                         predecessor
 //	connects, waits until it is ready
-//	{"addresses": [...]}           ─▶
+//	{"addresses": [...],
+//	 "generation": n}              ─▶
 //	                               ◀─ {"addresses": [...]} and the sockets
 //	serves
 //	{"serving": true}              ─▶ accepts no more
 //
 // Until the last message the predecessor goes on as before, whatever happens to
-// the successor.
+// the successor. It hands nothing over to an NMI of an older pod template: one that is
+// restarted while its successor serves would take over from that, and the update would
+// wait for ever for the successor to be ready.
 const (
 	handoverSocket  = "nmi.sock"
 	handoverMode    = 0o700
@@ -43,8 +46,9 @@ const (
 
 // message is what the two say, each in one line.
 type message struct {
-	Addresses []string `json:"addresses,omitempty"`
-	Serving   bool     `json:"serving,omitempty"`
+	Addresses  []string `json:"addresses,omitempty"`
+	Generation int64    `json:"generation,omitempty"` // of the pod template, 0 if it is not known
+	Serving    bool     `json:"serving,omitempty"`
 }
 
 func say(c *net.UnixConn, m message, fds ...int) error {
@@ -102,11 +106,11 @@ func (p *predecessor) gone(ctx context.Context) error {
 
 // take asks for the sockets of the addresses and returns those that the
 // predecessor has, by address.
-func (p *predecessor) take(addresses []string) (map[string]net.Listener, error) {
+func (p *predecessor) take(addresses []string, generation int64) (map[string]net.Listener, error) {
 	if err := p.conn.SetDeadline(time.Now().Add(handoverTimeout)); err != nil {
 		return nil, fmt.Errorf("taking over: %w", err)
 	}
-	if err := say(p.conn, message{Addresses: addresses}); err != nil {
+	if err := say(p.conn, message{Addresses: addresses, Generation: generation}); err != nil {
 		return nil, fmt.Errorf("taking over: %w", err)
 	}
 	line, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(maxSockets*4))
@@ -185,6 +189,8 @@ func listenersOf(fds []int) ([]net.Listener, error) {
 // giver hands the listening sockets of this NMI to its successor.
 type giver struct {
 	dir string
+	// generation is that of the DaemonSet's pod template, 0 if it is not known.
+	generation int64
 	// sockets returns the listeners by address, retire is called when a successor
 	// serves on them.
 	sockets func() map[string]net.Listener
@@ -258,6 +264,9 @@ func (g *giver) give(c *net.UnixConn) error {
 			return nil // it left without a word
 		}
 		return err
+	}
+	if wants.Generation > 0 && wants.Generation < g.generation {
+		return fmt.Errorf("handing over: to an NMI of the older pod template %d, this one is of %d", wants.Generation, g.generation)
 	}
 	if err := c.SetDeadline(time.Now().Add(handoverTimeout)); err != nil {
 		return fmt.Errorf("handing over: %w", err)

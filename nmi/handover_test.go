@@ -66,6 +66,7 @@ type node struct {
 	dir                 string
 	nmi, probe, metrics string // ports
 	started             int
+	generation          string // of the pod template of those that are started
 }
 
 func newNode(t *testing.T, imds string) *node {
@@ -113,7 +114,7 @@ func (n *node) start(kubeconfig []byte, flags ...string) *child {
 		"--kubeconfig=" + file, "--node=" + testNode, "--nmi-port=" + n.nmi, "--http-probe-port=" + n.probe, "--prometheus-port=" + n.metrics,
 		"--metadata-ip=" + metadata.Hostname(), "--metadata-port=" + metadata.Port(), "--handover-dir=" + filepath.Join(n.dir, "handover"), "--probe-socket=" + c.socket,
 	}, flags...)...)
-	c.cmd.Env = append(os.Environ(), asProcess+"=1")
+	c.cmd.Env = append(os.Environ(), asProcess+"=1", "POD_TEMPLATE_GENERATION="+n.generation)
 	c.cmd.Stdout, c.cmd.Stderr = c, c
 	check(n.t, c.cmd.Start())
 	go func() { c.done <- c.cmd.Wait() }()
@@ -379,6 +380,81 @@ func TestSuccessorWaits(t *testing.T) {
 	third := n.start(kubeconfig)
 	third.says("ok")
 	third.ends()
+}
+
+// answers waits until the node has a token for the pod.
+func (n *node) answers() {
+	n.t.Helper()
+	eventually(n.t, "a token", func() string {
+		if err := getToken(n.t.Context(), &http.Transport{
+			DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(podIP)}}).DialContext, DisableKeepAlives: true,
+		}, "http://127.0.0.1:"+n.nmi+request); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+// TestNoHandover: where nothing can be handed over, the update goes on, and tokens are
+// refused for no longer than the old NMI takes to end.
+func TestNoHandover(t *testing.T) {
+	c := startCluster(t)
+	id, imds := emulate(t)
+	c.runningPod(t, "web", podIP)
+	c.create(t, assignedTo("web", id, v1.AssignedIDAssigned))
+	kubeconfig, _ := c.kubeconfigs(t)
+
+	t.Run("the directory is gone", func(t *testing.T) {
+		n := newNode(t, imds)
+		serving := n.start(kubeconfig)
+		serving.says("ok")
+		check(t, os.RemoveAll(filepath.Join(n.dir, "handover")))
+		next := n.start(kubeconfig)
+		next.says("ok")
+		serving.says("ok")
+		serving.ends()
+		n.answers()
+		next.ends()
+	})
+	t.Run("to an older pod template", func(t *testing.T) {
+		n := newNode(t, imds)
+		n.generation = "2"
+		serving := n.start(kubeconfig)
+		serving.says("ok")
+		n.generation = "1" // it was restarted after the handover
+		old := n.start(kubeconfig)
+		old.says("ok")
+		serving.says("ok")
+		old.ends()
+		n.generation = "3"
+		next := n.start(kubeconfig)
+		next.says("ok")
+		serving.says("another NMI has taken over")
+		serving.ends()
+		n.answers()
+		next.ends()
+	})
+	t.Run("an address that the old one does not have is taken", func(t *testing.T) {
+		n := newNode(t, imds)
+		serving := n.start(kubeconfig)
+		serving.says("ok")
+		other := "127.0.0.1:" + freeport.Get(t)
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", other)
+		check(t, err)
+		_, port, err := net.SplitHostPort(other)
+		check(t, err)
+		next := n.start(kubeconfig, "--nmi-port="+port)
+		next.says("address already in use")
+		serving.says("ok")
+		n.answers()
+		check(t, l.Close())
+		next.says("ok")
+		serving.says("another NMI has taken over")
+		n.nmi = port
+		n.answers()
+		serving.ends()
+		next.ends()
+	})
 }
 
 func (n *node) get(port, path string) (int, string, error) {

@@ -29,9 +29,11 @@ type listening struct {
 	dir string
 	// ready returns when this NMI could serve. Before, a predecessor serves better.
 	ready func(context.Context) error
-	// former says whether a release that hands nothing over holds an address that
-	// is taken, so that it has to end first; nil for no.
-	former func(context.Context) bool
+	// generation is that of the DaemonSet's pod template, 0 if it is not known.
+	generation int64
+	// held says whether an address that is taken is that of another NMI, which has to
+	// end first since it hands nothing over; nil for no.
+	held func(context.Context) bool
 
 	arriving chan net.Listener
 	first    chan struct{} // closed after the first attempt
@@ -60,27 +62,35 @@ func (l *listening) run(ctx context.Context) error {
 	tried := func() { once.Do(func() { close(l.first) }) }
 	defer tried()
 	if l.dir != "" {
-		if err := l.takeOver(ctx); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
+		err := whileInUse(ctx, "An address that the NMI before this one does not have is taken; that one goes on", l.takeOver)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, errNotOpened):
+			return err
+		case err != nil:
 			klog.FromContext(ctx).Error(err, "Not taking over from another NMI")
 		}
 	}
+	return whileInUse(ctx, "Another process holds an address, perhaps an NMI that is just ending; trying again", func(ctx context.Context) error {
+		err := l.openMissing(ctx)
+		tried()
+		return err
+	})
+}
+
+// whileInUse tries again as long as an address is in use, and says so once.
+func whileInUse(ctx context.Context, text string, try func(context.Context) error) error {
 	backoff := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 5, Cap: time.Second}
 	said := ""
 	for {
-		err := l.openMissing(ctx)
-		tried()
-		switch {
-		case err == nil:
-			return nil
-		case !errors.Is(err, syscall.EADDRINUSE):
+		err := try(ctx)
+		if !errors.Is(err, syscall.EADDRINUSE) {
 			return err
 		}
-		if text := err.Error(); text != said {
-			said = text
-			klog.FromContext(ctx).Error(err, "Another process holds an address, perhaps an NMI that is just ending; trying again")
+		if err.Error() != said {
+			said = err.Error()
+			klog.FromContext(ctx).Info(text, logkey.Reason, said)
 		}
 		timer := time.NewTimer(backoff.Step())
 		select {
@@ -92,7 +102,12 @@ func (l *listening) run(ctx context.Context) error {
 	}
 }
 
-// takeOver gets the sockets of a predecessor, if there is one.
+// errNotOpened says that a predecessor was left in peace, since this NMI could not serve
+// in its place.
+var errNotOpened = errors.New("not taking over")
+
+// takeOver gets the sockets of a predecessor, if there is one. What that one does not
+// have is opened first: from then on it serves no more.
 func (l *listening) takeOver(ctx context.Context) error {
 	p, err := findPredecessor(ctx, l.dir)
 	if p == nil {
@@ -111,9 +126,24 @@ func (l *listening) takeOver(ctx context.Context) error {
 	if err := <-readiness; err != nil { // the predecessor or ctx was first
 		return errors.Join(gone, err)
 	}
-	taken, err := p.take(l.addresses)
+	taken, err := p.take(l.addresses, l.generation)
 	if err != nil {
 		return err
+	}
+	for _, a := range l.addresses {
+		if taken[a] != nil {
+			continue
+		}
+		s, err := listen(ctx, a)
+		if err != nil {
+			l.fails(a, err)
+			err = fmt.Errorf("%w: %w", errNotOpened, err)
+			for _, s := range taken {
+				err = errors.Join(err, s.Close())
+			}
+			return err
+		}
+		taken[a] = s
 	}
 	for _, a := range slices.Sorted(maps.Keys(taken)) {
 		if err := l.arrived(ctx, a, taken[a]); err != nil {
@@ -134,17 +164,12 @@ func (l *listening) openMissing(ctx context.Context) error {
 		if l.has(a) {
 			continue
 		}
-		network := "tcp4"
-		if ap, err := netip.ParseAddrPort(a); err == nil && ap.Addr().Is6() {
-			network = "tcp6"
-		}
-		s, err := new(net.ListenConfig).Listen(ctx, network, a)
+		s, err := listen(ctx, a)
 		if err != nil {
-			err = fmt.Errorf("listening for pods: %w", err)
 			if !errors.Is(err, syscall.EADDRINUSE) {
 				return err // a mistake in the flags
 			}
-			if l.former != nil && l.former(ctx) {
+			if l.held != nil && l.held(ctx) {
 				l.fails(a, nil)
 			} else {
 				l.fails(a, err)
@@ -157,6 +182,18 @@ func (l *listening) openMissing(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	network := "tcp4"
+	if ap, err := netip.ParseAddrPort(address); err == nil && ap.Addr().Is6() {
+		network = "tcp6"
+	}
+	s, err := new(net.ListenConfig).Listen(ctx, network, address)
+	if err != nil {
+		return nil, fmt.Errorf("listening for pods: %w", err)
+	}
+	return s, nil
 }
 
 func (l *listening) arrived(ctx context.Context, address string, s net.Listener) error {
@@ -200,8 +237,8 @@ func (l *listening) tried(ctx context.Context) {
 	}
 }
 
-// Ready fails until all sockets are open. One that a release without a handover
-// holds does not count: that ends only when this NMI is ready.
+// Ready fails until all sockets are open. One that another NMI holds and does not hand
+// over does not count: that ends only when this NMI is ready.
 func (l *listening) Ready(context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -60,6 +60,7 @@ type options struct {
 
 	// New, of the node side.
 	handoverDir  string
+	generation   int64 // of the DaemonSet's pod template, 0 if it is not known
 	probeSocket  string
 	limits       server.Limits
 	daemonSet    string
@@ -98,7 +99,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.allowKubenet, "allow-network-plugin-kubenet", false, "start on kubenet, where pods with CAP_NET_RAW can take each other's address (CVE-2021-1677)")
 	fs.StringVar(&o.kubeletConfig, "kubelet-config", "/etc/default/kubelet", "file with the kubelet's flags, searched for kubenet")
 	fs.BoolVar(&o.setRetryAfter, "set-retry-after-header", false, "answer 503 with Retry-After, not 404, when a pod has no identity (yet)")
-	fs.BoolVar(&o.conntrackDeletion, "enable-conntrack-deletion", false, "after the redirect is first set, cut connections that pods had to the instance metadata service")
+	fs.BoolVar(&o.conntrackDeletion, "enable-conntrack-deletion", false, "whenever the redirect had to be set, cut connections that pods have to the instance metadata service")
 	fs.StringVar(&o.handoverDir, "handover-dir", "", "directory of the node in which the next NMI takes over the listening sockets of this one; empty for none")
 	fs.StringVar(&o.probeSocket, "probe-socket", "", "unix socket, of this container alone, on which the probes are served as well; empty for none")
 	fs.StringVar(&o.daemonSet, "daemonset", "", "namespace/name of NMI's DaemonSet: when that no longer selects this node, the redirect is removed at NMI's end")
@@ -142,6 +143,13 @@ func (o *options) fromEnv(fs *pflag.FlagSet, env func(string) (string, bool)) []
 			return []error{fmt.Errorf("FORCENAMESPACED=%q: must be true or false", v)}
 		}
 		o.forceNamespaced = b
+	}
+	if v, ok := env("POD_TEMPLATE_GENERATION"); ok && v != "" {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return []error{fmt.Errorf("POD_TEMPLATE_GENERATION=%q: must be a number", v)}
+		}
+		o.generation = n
 	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -200,5 +202,23 @@ func TestNetworkPlugin(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+func TestKubenetBridgeThatComesLater(t *testing.T) {
+	looks := 0
+	err := watchForKubenet(t.Context(), time.Millisecond, func(name string) (*net.Interface, error) {
+		if looks++; looks < 3 || name != "cbr0" {
+			return nil, errors.New("no such network interface")
+		}
+		return &net.Interface{Name: name}, nil
+	})
+	if !errors.Is(err, errKubenet) || looks != 3 {
+		t.Errorf("after %d looks: %v", looks, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := watchForKubenet(ctx, time.Hour, net.InterfaceByName); !errors.Is(err, context.Canceled) {
+		t.Errorf("at NMI's end: %v", err)
 	}
 }

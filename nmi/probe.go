@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -23,15 +22,14 @@ const (
 	probeTimeout = 4 * time.Second
 	// maxProbe bounds what it reads of the answer.
 	maxProbe = 64 << 10
-	// versionHeader marks the probes of this release: those of 1.8, which hand
-	// nothing over, lack it.
-	versionHeader = "Nmi-Probes"
+	// processHeader says whose probes they are; those of 1.8 lack it.
+	processHeader = "Nmi-Probes"
 )
 
-// marked adds versionHeader.
-func marked(h http.Handler) http.Handler {
+// marked adds processHeader with the name of this process.
+func marked(h http.Handler, process string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set(versionHeader, "1")
+		w.Header().Set(processHeader, process)
 		h.ServeHTTP(w, r)
 	})
 }
@@ -110,30 +108,13 @@ func ask(ctx context.Context, client *http.Client, url string) (status int, body
 	return resp.StatusCode, string(text), resp.Header, nil
 }
 
-// formerRelease says whether an NMI of the 1.8 releases serves the probes of this
-// node. It holds its ports until it is told to end, and hands nothing over.
-func formerRelease(ctx context.Context, probePort string) bool {
+// anotherNMI says whether the NMI that serves the probes of this node is another
+// process than this. It may hold its ports until it is told to end: those of 1.8 hand
+// nothing over, and others cannot if their directory has gone.
+func anotherNMI(ctx context.Context, probePort, process string) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	status, body, header, err := ask(ctx, client, "http://"+net.JoinHostPort(loopback, probePort)+"/healthz")
-	return err == nil && status == http.StatusOK && header.Get(versionHeader) == "" && (body == "Active" || body == "Not Active")
-}
-
-// whenFree runs a server again as long as the NMI before this one holds its port.
-func whenFree(ctx context.Context, serve func(context.Context) error) error {
-	const pause = 200 * time.Millisecond
-	for {
-		err := serve(ctx)
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			return err
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		}
-	}
+	return err == nil && status == http.StatusOK && header.Get(processHeader) != process && (body == "Active" || body == "Not Active")
 }

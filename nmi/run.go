@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -113,7 +114,7 @@ func runWith(ctx context.Context, o *options, clients clients, redirects []redir
 
 	hooks := redirect.Hooks{Repaired: metrics.RedirectRepairs.Inc}
 	if o.conntrackDeletion {
-		hooks.First = func(ctx context.Context) {
+		hooks.Set = func(ctx context.Context) {
 			for _, r := range redirects {
 				redirect.CutConnections(ctx, r.Target)
 			}
@@ -128,7 +129,9 @@ func runWith(ctx context.Context, o *options, clients clients, redirects []redir
 		}
 		return redirect.WaitReadable(ctx, redirects)
 	}
-	listening.former = func(ctx context.Context) bool { return formerRelease(ctx, o.ProbePort) }
+	listening.generation = o.generation
+	process := rand.Text()
+	listening.held = func(ctx context.Context) bool { return anotherNMI(ctx, o.ProbePort, process) }
 	marker := newMarker(clients.core, o.micNamespace, o.node, runner)
 	retirement := newRetirement()
 
@@ -139,7 +142,7 @@ func runWith(ctx context.Context, o *options, clients clients, redirects []redir
 	health.AddReady("listen", listening.Ready)
 	health.AddReady("successor", retirement.Ready)
 	health.AddReady("self-test", answers.SelfTested)
-	probes := marked(health.Handler(runner.Active))
+	probes := marked(health.Handler(runner.Active), process)
 
 	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
@@ -156,7 +159,9 @@ func runWith(ctx context.Context, o *options, clients clients, redirects []redir
 		})
 	}
 	for _, serve := range o.Servers(probes, registry) {
-		untilRetired(func(ctx context.Context) error { return whenFree(ctx, serve) })
+		untilRetired(func(ctx context.Context) error {
+			return whileInUse(ctx, "A port is taken, perhaps by the NMI before this one; trying again", serve)
+		})
 	}
 	untilRetired(marker.run)
 	untilRetired(answers.Prefetch)
@@ -171,14 +176,21 @@ func runWith(ctx context.Context, o *options, clients clients, redirects []redir
 		if err := listening.run(ctx); err != nil || o.handoverDir == "" {
 			return err
 		}
-		return (&giver{dir: o.handoverDir, sockets: listening.open, retire: func() {
+		return (&giver{dir: o.handoverDir, generation: o.generation, sockets: listening.open, retire: func() {
 			klog.FromContext(ctx).Info("Another NMI serves this node now; finishing the requests under way")
 			retirement.begin()
 			stopActive()
 		}}).run(ctx)
 	})
+	if !o.allowKubenet {
+		untilRetired(func(ctx context.Context) error {
+			return watchForKubenet(ctx, time.Duration(o.redirectSeconds)*time.Second, net.InterfaceByName)
+		})
+	}
 	if o.startupTaint != "" {
-		taint := &startupTaint{client: clients.core, node: o.node, key: o.startupTaint, ready: health.Ready}
+		taint := &startupTaint{client: clients.core, node: o.node, key: o.startupTaint, ready: func(ctx context.Context) error {
+			return errors.Join(health.Ready(ctx), answers.ProvenBySelfTest(ctx))
+		}}
 		untilRetired(taint.run)
 	}
 	if o.probeSocket != "" {
@@ -272,22 +284,6 @@ func (r *retirement) done() bool {
 func (r *retirement) Ready(context.Context) error {
 	if r.done() {
 		return errors.New("another NMI has taken over")
-	}
-	return nil
-}
-
-// checkNetworkPlugin refuses kubenet, on whose bridge a pod with CAP_NET_RAW can
-// send from another pod's address and so get its tokens (CVE-2021-1677).
-func checkNetworkPlugin(file string, allow bool) error {
-	if allow {
-		return nil
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return run.Usagef("looking for kubenet in --kubelet-config: %w (an empty file will do where the kubelet has none; --allow-network-plugin-kubenet skips the check)", err)
-	}
-	if strings.Contains(string(data), "--network-plugin=kubenet") {
-		return errors.New("AAD Pod Identity is not supported for Kubenet: pods can spoof each other's address there (CVE-2021-1677); --allow-network-plugin-kubenet=true starts it all the same")
 	}
 	return nil
 }

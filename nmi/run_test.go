@@ -410,39 +410,46 @@ func TestAddressHeldByAnother(t *testing.T) {
 	}
 }
 
-// TestAddressHeldByAFormerRelease: an NMI of 1.8 ends only when this one is ready,
-// since the update surges; so the address that it holds counts as listened on.
-func TestAddressHeldByAFormerRelease(t *testing.T) {
-	answer, mark := "Active", false
-	health := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if mark {
-			w.Header().Set(versionHeader, "1")
-		}
-		_, _ = io.WriteString(w, answer)
-	}))
-	defer health.Close()
-	_, port, err := net.SplitHostPort(health.Listener.Addr().String())
-	check(t, err)
+// TestAddressHeldByAnotherNMI: one that hands nothing over ends only when this one is
+// ready, since the update surges; so the address that it holds counts as listened on.
+func TestAddressHeldByAnotherNMI(t *testing.T) {
+	health := func(answer, process string) (port string) {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if process != "" {
+				w.Header().Set(processHeader, process)
+			}
+			_, _ = io.WriteString(w, answer)
+		}))
+		t.Cleanup(s.Close)
+		_, port, err := net.SplitHostPort(s.Listener.Addr().String())
+		check(t, err)
+		return port
+	}
+	port := health("Active", "")
 	s := newListening([]string{"127.0.0.1:" + port}) // held by the same, for the purpose
-	s.former = func(ctx context.Context) bool { return formerRelease(ctx, port) }
+	s.held = func(ctx context.Context) bool { return anotherNMI(ctx, port, "this") }
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.run(ctx) }()
-	s.tried(ctx)
-	if err := s.Ready(ctx); err != nil {
-		t.Errorf("ready: %v", err)
-	}
+	eventually(t, "ready", func() string {
+		if err := s.Ready(ctx); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
 	for name, tc := range map[string]struct {
-		answer string
-		mark   bool
-	}{"this release": {"Active", true}, "something else": {"<html>", false}} {
-		answer, mark = tc.answer, tc.mark
-		if formerRelease(t.Context(), port) {
-			t.Errorf("%s counts as an NMI of 1.8", name)
+		answer, process string
+		want            bool
+	}{
+		"of 1.8": {"Not Active", "", true}, "that hands nothing over": {"Active", "another", true},
+		"this one": {"Active", "this", false}, "something else": {"<html>", "", false},
+	} {
+		if got := anotherNMI(t.Context(), health(tc.answer, tc.process), "this"); got != tc.want {
+			t.Errorf("%s: another NMI is %v", name, got)
 		}
 	}
 }

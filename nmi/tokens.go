@@ -20,13 +20,16 @@ const (
 	cachedTokens = 2048
 	// perIdentity is how many tokens of one identity are asked for at a time.
 	perIdentity = 2
+	// infoPerSecond is how often pods that are not excepted are let ask IMDS about the
+	// node's identities, which is for /metadata/identity/info: rarely.
+	infoPerSecond = 2
 )
 
 // tokens are the ways to the token endpoints.
 type tokens struct {
 	// source gives tokens of all kinds of identities.
 	source token.Source
-	// passing leads excepted pods to the instance metadata service.
+	// passing leads pods to the instance metadata service.
 	passing http.RoundTripper
 
 	waits []func()
@@ -65,7 +68,7 @@ func newTokens(ctx context.Context, o *options, metadata *url.URL, c clients, me
 	cache := token.NewCache(ctx, token.NewFair(endpoints, perIdentity), cachedTokens, func(result string) { metrics.TokenCacheRequests.WithLabelValues(result).Inc() })
 	return &tokens{
 		source:  token.NewVersioned(secrets, cache),
-		passing: excepted.Transport(all.Transport(newTransport(proxyConnections))),
+		passing: token.Passing(all, excepted, token.NewBudget(infoPerSecond, infoPerSecond, 1), newTransport(2*proxyConnections)), // excepted pods', and others'
 		waits:   []func(){cache.Wait, secrets.Wait},
 	}, nil
 }

@@ -37,6 +37,8 @@ type drainingServer struct {
 	// stopping is done when the server goes on only until nobody calls any more.
 	stopping context.Context
 	slots    slots
+	// timeout ends each call.
+	timeout time.Duration
 }
 
 // Register implements ctrlwebhook.Server.
@@ -44,7 +46,7 @@ func (s drainingServer) Register(path string, handler http.Handler) {
 	s.Server.Register(path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The server takes the context that stops it for that of every call, and so
 		// would cancel the calls under way the moment it begins to wait for them.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), callTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.timeout)
 		defer cancel()
 		if s.stopping.Err() != nil {
 			// API servers keep a connection for all their calls, whatever becomes of the

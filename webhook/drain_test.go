@@ -9,14 +9,15 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"testing"
+	"time"
 
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
-// startDraining starts a server that ends with ctx.
-func startDraining(ctx, stopping context.Context, t *testing.T) (server drainingServer, address string) {
+// startDraining starts a server that ends with ctx, and a call after the timeout.
+func startDraining(ctx, stopping context.Context, t *testing.T, timeout time.Duration) (server drainingServer, address string) {
 	t.Helper()
 	text := freeport.Get(t)
 	port, err := strconv.Atoi(text)
@@ -25,7 +26,7 @@ func startDraining(ctx, stopping context.Context, t *testing.T) (server draining
 	}
 	other := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
 	defer other.Close()
-	server = drainingServer{stopping: stopping, slots: newSlots(), Server: ctrlwebhook.NewServer(ctrlwebhook.Options{Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+	server = drainingServer{stopping: stopping, slots: newSlots(), timeout: timeout, Server: ctrlwebhook.NewServer(ctrlwebhook.Options{Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 		c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &other.TLS.Certificates[0], nil }
 	}}})}
 	ctx, cancel := context.WithCancel(ctx)
@@ -43,7 +44,7 @@ func startDraining(ctx, stopping context.Context, t *testing.T) (server draining
 
 func TestCallsMoveToAnotherConnectionBeforeTheServerEnds(t *testing.T) {
 	stopping, terminate := context.WithCancel(t.Context())
-	server, address := startDraining(t.Context(), stopping, t)
+	server, address := startDraining(t.Context(), stopping, t, callTimeout)
 	server.Register("/call", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
 	call := func() (reused bool) {
@@ -77,7 +78,7 @@ func TestCallsMoveToAnotherConnectionBeforeTheServerEnds(t *testing.T) {
 // A call under way when the server stops is answered, and not cancelled.
 func TestCallsUnderWayAreAnswered(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
-	server, address := startDraining(ctx, t.Context(), t)
+	server, address := startDraining(ctx, t.Context(), t, time.Hour)
 	under, seen := make(chan struct{}), make(chan error, 1)
 	server.Register("/call", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		close(under)

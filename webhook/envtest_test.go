@@ -27,6 +27,10 @@ import (
 
 const micUser = "system:serviceaccount:default:aad-pod-id-mic-service-account"
 
+// callSeconds is how long a call of the webhook may take, the most that Kubernetes
+// allows: the chart's 3 s may pass on a machine that does something else as well.
+const callSeconds = 30
+
 // apiServer is a real API server with our CRDs and webhook configurations, and
 // the webhook that they name, served by this process.
 type apiServer struct {
@@ -103,6 +107,7 @@ func (s *apiServer) startWebhook(t *testing.T, change func(*options, *rest.Confi
 	o.certDir = s.env.WebhookInstallOptions.LocalServingCertDir
 	o.tlsMinVersion = "VersionTLS12"
 	o.micUsername = micUser
+	o.callTimeout = callSeconds * time.Second
 	o.ProbePort, o.PrometheusPort = freeport.Get(t), freeport.Get(t)
 	config := rest.CopyConfig(s.config)
 	change(o, config)
@@ -169,7 +174,8 @@ func waitFor(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// The webhook configurations are those of the chart, without the entries for pods.
+// The webhook configurations are those of the chart, without the entries for pods and
+// with a longer timeout.
 
 func ownKinds() []admissionregv1.RuleWithOperations {
 	return []admissionregv1.RuleWithOperations{{
@@ -208,7 +214,7 @@ func mutatingConfiguration() *admissionregv1.MutatingWebhookConfiguration {
 			MatchConditions:         exceptMIC(),
 			FailurePolicy:           ptr.To(admissionregv1.Fail),
 			SideEffects:             ptr.To(admissionregv1.SideEffectClassNone),
-			TimeoutSeconds:          ptr.To[int32](3),
+			TimeoutSeconds:          ptr.To[int32](callSeconds),
 			AdmissionReviewVersions: []string{"v1"},
 		}},
 	}
@@ -224,7 +230,7 @@ func validatingConfiguration() *admissionregv1.ValidatingWebhookConfiguration {
 			MatchConditions:         exceptMIC(),
 			FailurePolicy:           ptr.To(admissionregv1.Fail),
 			SideEffects:             ptr.To(admissionregv1.SideEffectClassNone),
-			TimeoutSeconds:          ptr.To[int32](3),
+			TimeoutSeconds:          ptr.To[int32](callSeconds),
 			AdmissionReviewVersions: []string{"v1"},
 		}},
 	}

@@ -41,6 +41,8 @@ type options struct {
 	readinessGate string
 	// shutdownDelay is how long the server goes on after it was told to stop.
 	shutdownDelay time.Duration
+	// callTimeout has no flag: it goes with what the chart tells the API server.
+	callTimeout time.Duration
 }
 
 var tlsVersions = map[string]uint16{
@@ -49,7 +51,7 @@ var tlsVersions = map[string]uint16{
 }
 
 func newOptions() *options {
-	return &options{CommonFlags: run.CommonFlags{ProbePort: "8080", PrometheusPort: "8889"}, certificateOptions: certificateOptions{certMode: certModeFiles}, readinessGate: string(mutate.GateOff), resourceIDCase: string(validation.RejectCase)}
+	return &options{CommonFlags: run.CommonFlags{ProbePort: "8080", PrometheusPort: "8889"}, certificateOptions: certificateOptions{certMode: certModeFiles}, readinessGate: string(mutate.GateOff), resourceIDCase: string(validation.RejectCase), callTimeout: callTimeout}
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet) {

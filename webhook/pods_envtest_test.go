@@ -41,7 +41,7 @@ func renderChart(t *testing.T, template string) string {
 	return out
 }
 
-// chartConfiguration is the chart's MutatingWebhookConfiguration.
+// chartConfiguration is the chart's MutatingWebhookConfiguration, with a longer timeout.
 func chartConfiguration(t *testing.T) *admissionregv1.MutatingWebhookConfiguration {
 	t.Helper()
 	reader := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(renderChart(t, "webhook-configurations.yaml"))))
@@ -55,6 +55,9 @@ func chartConfiguration(t *testing.T) *admissionregv1.MutatingWebhookConfigurati
 		}
 		c := &admissionregv1.MutatingWebhookConfiguration{}
 		if err := yaml.UnmarshalStrict(doc, c); err == nil && c.Kind == "MutatingWebhookConfiguration" {
+			for i := range c.Webhooks {
+				c.Webhooks[i].TimeoutSeconds = ptr.To[int32](callSeconds)
+			}
 			return c
 		}
 	}

@@ -142,7 +142,7 @@ func serveCalls(ctx, background context.Context, delay time.Duration, known *loo
 }
 
 func newServer(ctx context.Context, o *options, cert *certificate) ctrlwebhook.Server {
-	return drainingServer{stopping: ctx, slots: newSlots(), Server: ctrlwebhook.NewServer(ctrlwebhook.Options{
+	return drainingServer{stopping: ctx, slots: newSlots(), timeout: o.callTimeout, Server: ctrlwebhook.NewServer(ctrlwebhook.Options{
 		Port: o.port,
 		TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 			c.MinVersion = tlsVersions[o.tlsMinVersion]

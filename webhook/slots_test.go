@@ -27,7 +27,7 @@ func (r *registry) Register(_ string, handler http.Handler) { r.handler = handle
 func bounded(t *testing.T, number int, handler http.HandlerFunc) (call func(body io.Reader)) {
 	t.Helper()
 	var r registry
-	drainingServer{Server: &r, stopping: t.Context(), slots: make(slots, number)}.Register("/call", handler)
+	drainingServer{Server: &r, stopping: t.Context(), slots: make(slots, number), timeout: callTimeout}.Register("/call", handler)
 	return func(body io.Reader) {
 		r.handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/call", body))
 	}
@@ -120,7 +120,7 @@ func TestBodiesAreBounded(t *testing.T) {
 
 // A body that never ends is given up, whatever the protocol.
 func TestBodiesAreNotWaitedForForever(t *testing.T) {
-	server, address := startDraining(t.Context(), t.Context(), t)
+	server, address := startDraining(t.Context(), t.Context(), t, callTimeout)
 	type read struct {
 		version string
 		err     error

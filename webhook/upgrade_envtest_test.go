@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/aad-pod-identity/aad-pod-identity/charts"
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/helmtest"
 )
 
@@ -101,7 +102,7 @@ func (s *apiServer) upgrade(t *testing.T) {
 			return r.failed && strings.Contains(r.stderr, by)
 		})
 	}
-	if _, err := envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{Paths: []string{"../charts/aad-pod-identity/crds"}, ErrorIfPathMissing: true}); err != nil {
+	if _, err := envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{Paths: []string{"../charts/aad-pod-identity/crds"}, ErrorIfPathMissing: true, MaxTime: apiserver.Patience}); err != nil {
 		t.Fatal(err)
 	}
 	refused("spec.selector: Invalid value", header+"kind: AzureIdentityBinding\nmetadata: {name: trial}\nspec: {azureIdentity: demo, selector: [x]}\n")

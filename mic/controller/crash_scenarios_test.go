@@ -251,12 +251,10 @@ func newLeaderAtRest(s *scenario) {
 	})
 	s.eventually("condition of the marker", func() string { return s.conditionIs(&v1.AzureIdentity{}, "marker", v1.ConditionInUse, v1.ReasonInUse) })
 	writes, events := s.wire.written()
-	// A new object is created at the path of its kind, so that one create of each kind
-	// is the marker's.
-	writes = without(without(writes, "marker"), "pool2")
-	want := []string{"POST /api/v1/namespaces/" + micNamespace + "/configmaps", "POST /apis/aadpodidentity.k8s.io/v1/namespaces/default/azureassignedidentities"}
-	if slices.Sort(writes); !slices.Equal(writes, want) {
-		s.t.Errorf("writes %q, want %q", writes, want)
+	// The marker's may be asked for twice, by a MIC whose caches are behind.
+	all := len(writes)
+	if writes = without(without(writes, "marker"), "pool2"); all == 0 || len(writes) > 0 {
+		s.t.Errorf("%d writes, of which %q are not the marker's", all, writes)
 	}
 	if events > 2 {
 		s.t.Errorf("%d events, want those of the marker", events)
@@ -268,24 +266,27 @@ func refusedAtRest(s *scenario) {
 	bad := s.identity("default", "bad")
 	check(s.t, s.azure.DeleteIdentity(bad.Spec.ResourceID))
 	s.bind("default", "bad", "bad", "demo")
-	s.pod("default", "app", "node0", "demo")
-	s.event("Pod", "app", "binding apply error", "FailedIdentityOperation")
+	p := s.pod("default", "app", "node0", "demo")
+	// All that the first refusal leads to: the events come last, and may come late.
+	for kind, name := range map[string]string{"Pod": "app", "AzureIdentity": "bad", "AzureIdentityBinding": "bad"} {
+		s.event(kind, name, "binding apply error", "FailedIdentityOperation")
+	}
+	s.tags(p, "bad", "bad", "default/bad")
 	s.eventually("conditions", func() string {
 		return cmp.Or(s.conditionIs(&v1.AzureIdentity{}, "bad", v1.ConditionInUse, v1.ReasonInUse), s.conditionIs(&v1.AzureIdentityBinding{}, "bad", v1.ConditionPodsMatched, v1.ReasonPodsMatched))
 	})
-	s.eventually("the third refusal", func() string {
-		if n := s.patches(); n < 3 {
-			return fmt.Sprintf("%d PATCHes", n)
-		}
-		return ""
-	})
+	twoRefusals := func() {
+		last := s.patches() + 2
+		s.eventually("two more refusals", func() string {
+			if n := s.patches(); n < last {
+				return fmt.Sprintf("%d PATCHes, not %d", n, last)
+			}
+			return ""
+		})
+	}
+	twoRefusals()
 	writes, events := s.wire.written()
-	s.eventually("the fifth refusal", func() string {
-		if n := s.patches(); n < 5 {
-			return fmt.Sprintf("%d PATCHes", n)
-		}
-		return ""
-	})
+	twoRefusals()
 	after, eventsAfter := s.wire.written()
 	// A PATCH and the ledger before and after it are the attempt itself.
 	after = without(without(after[len(writes):], "virtualMachineScaleSets"), "/configmaps")

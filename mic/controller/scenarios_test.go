@@ -420,8 +420,7 @@ func forbidden(s *scenario) {
 
 func coalesced(s *scenario) {
 	settings := s.azure.Settings()
-	// Long enough for all pods to be there before the first PATCH ends.
-	settings.VMSSOperation = azure.Duration(10 * time.Second)
+	settings.VMSSOperation = azure.Duration(time.Hour) // until it is completed below
 	check(s.t, s.azure.SetSettings(settings))
 	var want, on []string
 	for i := range 20 {
@@ -448,9 +447,9 @@ func coalesced(s *scenario) {
 		}
 		return ""
 	})
-	s.azure.CompleteOperations()
-	settings.VMSSOperation = 0
+	settings.VMSSOperation = 0 // first: the next PATCH begins when this one is completed
 	check(s.t, s.azure.SetSettings(settings))
+	s.azure.CompleteOperations()
 	s.assigned(want...)
 	s.onPool(on...)
 	if n := s.patches(); n != 2 {
@@ -463,15 +462,29 @@ func assignedAtOnce(s *scenario) {
 	s.bind("default", "demo", "demo", "demo")
 	s.pod("default", "first", "node0", "demo")
 	s.assigned("default/first-default-demo=Assigned")
-	s.pod("default", "second", "node1", "demo")
-	s.assigned("default/first-default-demo=Assigned", "default/second-default-demo=Assigned")
-	s.event("Pod", "second", "binding applied", "node node1")
-	for _, a := range s.all() {
-		// The API server counts how often spec or status were written.
-		writes := map[string]int64{"first": 2, "second": 1}[a.Spec.Pod]
-		if a.Generation != writes {
-			s.t.Errorf("the object of pod %s was written %d times, want %d", a.Spec.Pod, a.Generation, writes)
+	// The API server counts how often spec or status were written.
+	if n := s.all()[0].Generation; n != 2 {
+		s.t.Errorf("the object of the first pod was written %d times, want 2", n)
+	}
+	// A pod that comes at the moment when a pass begins waits for it, as the first one
+	// did. That does not happen to one after the other.
+	want := []string{"default/first-default-demo=Assigned"}
+	for n := int64(2); n > 1; {
+		if len(want) > 10 {
+			s.t.Fatalf("the object of each of %d pods was written more than once", len(want))
 		}
+		name := fmt.Sprintf("next%d", len(want))
+		s.pod("default", name, "node1", "demo")
+		want = append(want, "default/"+name+"-default-demo=Assigned")
+		s.assigned(want...)
+		s.event("Pod", name, "binding applied", "node node1")
+		for _, a := range s.all() {
+			if a.Spec.Pod == name {
+				n = a.Generation
+			}
+		}
+	}
+	for _, a := range s.all() {
 		if c := meta.FindStatusCondition(a.Status.Conditions, v1.ConditionAssigned); c == nil || c.Reason != v1.ReasonAssigned || c.Message != "assigned to pool1" {
 			s.t.Errorf("the object of pod %s has condition %+v", a.Spec.Pod, c)
 		}

@@ -19,6 +19,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/charts"
+	"github.com/aad-pod-identity/aad-pod-identity/test/apiserver"
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
 )
 
@@ -57,7 +58,7 @@ func (s *scenario) old(objects ...map[string]any) {
 		}
 		loose = append(loose, crd)
 	}
-	_, err = envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{CRDs: loose})
+	_, err = envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{CRDs: loose, MaxTime: apiserver.Patience})
 	check(s.t, err)
 	for _, o := range objects {
 		o["apiVersion"] = v1.GroupVersion.String()
@@ -68,7 +69,7 @@ func (s *scenario) old(objects ...map[string]any) {
 			return ""
 		})
 	}
-	_, err = envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{CRDs: ours})
+	_, err = envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{CRDs: ours, MaxTime: apiserver.Patience})
 	check(s.t, err)
 	for _, kind := range []client.Object{&v1.AzureIdentity{}, &v1.AzureIdentityBinding{}} {
 		s.eventually("our CRDs", func() string {

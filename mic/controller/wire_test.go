@@ -7,13 +7,18 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 )
 
 // wire is a process's connection to the world. It counts what goes over it, and
 // can be cut, which for everybody else is the same as a process that was killed.
 type wire struct {
 	mu sync.Mutex
-	// writes are the calls that change something, without events, in order.
+	// writes are the calls that change something, without events, in order. One that
+	// creates an object has its name in the path as well.
 	writes []string
 	events int
 	// limit, if limited, is how many writes there may be before the wire is cut.
@@ -76,9 +81,43 @@ func (w *wire) pass(r *http.Request) bool {
 	case event:
 		w.events++
 	case write:
-		w.writes = append(w.writes, fmt.Sprintf("%s %s", r.Method, r.URL.Path))
+		w.writes = append(w.writes, fmt.Sprintf("%s %s%s", r.Method, r.URL.Path, created(r)))
 	}
 	return true
+}
+
+var decoder = sync.OnceValues(func() (runtime.Decoder, error) {
+	s, err := Scheme()
+	if err != nil {
+		return nil, err
+	}
+	return serializer.NewCodecFactory(s).UniversalDeserializer(), nil
+})
+
+// created is "/" and the name of the object that a call creates, "" for other calls.
+func created(r *http.Request) string {
+	if r.Method != http.MethodPost || r.GetBody == nil {
+		return ""
+	}
+	body, err := r.GetBody()
+	if err != nil {
+		return ""
+	}
+	defer body.Close()
+	raw, err1 := io.ReadAll(body)
+	d, err2 := decoder()
+	if errors.Join(err1, err2) != nil {
+		return ""
+	}
+	o, _, err := d.Decode(raw, nil, nil)
+	if err != nil {
+		return ""
+	}
+	m, err := meta.Accessor(o)
+	if err != nil {
+		return ""
+	}
+	return "/" + m.GetName()
 }
 
 func (w *wire) around(next http.RoundTripper) http.RoundTripper {

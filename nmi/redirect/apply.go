@@ -14,19 +14,53 @@ import (
 // them as fast as we delete.
 const maxCopies = 100
 
+// maxPasses bounds how often the rules are set, should someone undo it each time.
+const maxPasses = 5
+
+// change is what had to be changed.
+type change struct {
+	// set says that something was missing or wrong.
+	set bool
+	// moved says that the jump was not the first rule of PREROUTING.
+	moved bool
+}
+
+func (c change) any() bool { return c.set || c.moved }
+
 // Ensure brings chain and jump to the desired state and says whether it had to
 // change anything. It can be repeated and be stopped anywhere.
 func Ensure(t IPTables, target Target) (changed bool, err error) {
+	c, err := ensure(t, target, true)
+	return c.any(), err
+}
+
+// ensure is Ensure, which moves the jump to the first place only if it may.
+func ensure(t IPTables, target Target, move bool) (total change, err error) {
 	if err := target.Validate(); err != nil {
-		return false, err
+		return change{}, err
 	}
+	// Until nothing is left to do: the chain is looked at before the jump, and somebody
+	// may have flushed it in between, such as an NMI of 1.8 that ends.
+	for range maxPasses {
+		c, err := pass(t, target, move)
+		total = change{set: total.set || c.set, moved: total.moved || c.moved}
+		if err != nil || !c.any() {
+			return total, err
+		}
+		move = move && !c.moved
+	}
+	return total, fmt.Errorf("setting chain %s of table %s: somebody else changes it as often", chain, table)
+}
+
+func pass(t IPTables, target Target, move bool) (change, error) {
 	chainChanged, err := ensureChain(t, target)
 	if err != nil {
-		return chainChanged, err
+		return change{set: chainChanged}, err
 	}
 	// The jump comes last: a jump to a chain without rules redirects nothing.
-	jumpChanged, err := ensureJump(t, target)
-	return chainChanged || jumpChanged, err
+	c, err := ensureJump(t, target, move)
+	c.set = c.set || chainChanged
+	return c, err
 }
 
 // WaitReadable returns when the chains of all redirects can be read, so that they can
@@ -75,14 +109,14 @@ func ensureChain(t IPTables, target Target) (bool, error) {
 	return !exists || len(steps) > 0, nil
 }
 
-// ensureJump makes our jump the first rule of PREROUTING and the only one to our
-// chain. PREROUTING belongs to many, so nothing there is deleted by its number:
+// ensureJump makes our jump the only one to our chain, and if it may the first rule
+// of PREROUTING. PREROUTING belongs to many, so nothing there is deleted by its number:
 // it could be another rule's by the time we get there. A delete by text takes the
 // first copy, so while the jump is moved a stand-in does its work.
-func ensureJump(t IPTables, target Target) (bool, error) {
+func ensureJump(t IPTables, target Target, move bool) (change, error) {
 	lines, err := t.List(table, hook)
 	if err != nil {
-		return false, fmt.Errorf("listing chain %s in table %s: %w", hook, table, err)
+		return change{}, fmt.Errorf("listing chain %s in table %s: %w", hook, table, err)
 	}
 	current := listed(hook, lines)
 	ours, standIn := jump().String(), target.standIn().String()
@@ -93,26 +127,28 @@ func ensureJump(t IPTables, target Target) (bool, error) {
 		}
 	}
 	hasStandIn := slices.Contains(current, standIn)
+	single := copies == 1 && !hasStandIn
+	did := change{set: !single, moved: single}
 	switch {
-	case copies == 1 && current[0] == ours && !hasStandIn:
-		return false, nil
+	case single && (current[0] == ours || !move):
+		return change{}, nil
 	case copies == 0:
 		if err := insertFirst(t, jump()); err != nil {
-			return false, err
+			return change{}, err
 		}
 	case copies > 1 || current[0] != ours:
 		if err := insertFirst(t, target.standIn()); err != nil {
-			return false, err
+			return change{}, err
 		}
 		if err := deleteAll(t, jump()); err != nil {
-			return true, err
+			return did, err
 		}
 		if err := insertFirst(t, jump()); err != nil {
-			return true, err
+			return did, err
 		}
 	}
 	// Also one that a run which was killed left behind.
-	return true, deleteAll(t, target.standIn())
+	return did, deleteAll(t, target.standIn())
 }
 
 func insertFirst(t IPTables, r rule) error {

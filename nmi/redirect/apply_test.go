@@ -138,6 +138,68 @@ func TestEnsureSurvivesAnyFailure(t *testing.T) {
 	}
 }
 
+// between runs a function once, after the rules of our chain were listed.
+type between struct {
+	*redirecttest.Tables
+	act func()
+}
+
+func (b *between) List(t, c string) ([]string, error) {
+	lines, err := b.Tables.List(t, c)
+	if act := b.act; c == chain && act != nil {
+		b.act = nil
+		act()
+	}
+	return lines, err
+}
+
+// TestEnsureSeesWhatHappensWhileItLooks: an NMI of 1.8 that ends deletes its jump,
+// flushes its chain and deletes it, and this one looks at the same time.
+func TestEnsureSeesWhatHappensWhileItLooks(t *testing.T) {
+	for name, after := range map[string]struct{ prerouting, ours []string }{
+		"flushed":              {prerouting: []string{kubeRule}, ours: []string{}},
+		"deleted":              {prerouting: []string{kubeRule}},
+		"flushed, with a jump": {prerouting: []string{kubeRule, jumpRule}, ours: []string{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &between{Tables: redirecttest.NewTables()}
+			f.Set([]string{jumpRule, kubeRule}, []string{guideRule, returnRule})
+			f.act = func() { f.Set(after.prerouting, after.ours) }
+			_, err := Ensure(f, guideTarget)
+			if after.ours == nil {
+				// The jump has nowhere to go; the runner tries again soon.
+				if !missing(err) {
+					t.Errorf("error %v", err)
+				}
+				_, err = Ensure(f, guideTarget)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(wanted, f.Rules()); diff != "" {
+				t.Errorf("rules (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// undone flushes our chain whenever there is a jump to it.
+type undone struct{ *redirecttest.Tables }
+
+func (u undone) Insert(t, c string, pos int, spec ...string) error {
+	err := u.Tables.Insert(t, c, pos, spec...)
+	if c == hook {
+		u.Set([]string{kubeRule}, []string{})
+	}
+	return err
+}
+
+func TestEnsureGivesUpAgainstSomebodyWhoUndoesIt(t *testing.T) {
+	if _, err := Ensure(undone{redirecttest.NewTables()}, guideTarget); err == nil || !strings.Contains(err.Error(), "somebody else changes it as often") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestRemove(t *testing.T) {
 	for name, tc := range starts {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
 
 	"github.com/coreos/go-iptables/iptables"
 	"golang.org/x/sys/unix"
@@ -33,6 +37,30 @@ func NewIPTables() (IPTables, error) {
 // NewIP6Tables finds the ip6tables of this machine.
 func NewIP6Tables() (IPTables, error) {
 	return newKernel(iptables.ProtocolIPv6, unix.NFPROTO_IPV6)
+}
+
+// legacyTables lists the tables that iptables-legacy has in this network, for root.
+const legacyTables = "/proc/thread-self/net/ip_tables_names"
+
+// NewLegacyIPTables is NewIPTables for iptables-legacy, whose rules are beside those of
+// nf_tables. It is nil without an error if there are none: to look would make them.
+func NewLegacyIPTables() (IPTables, error) {
+	tables, err := os.ReadFile(legacyTables)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !slices.Contains(strings.Fields(string(tables)), table) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for iptables-legacy: %w", err)
+	}
+	path, err := exec.LookPath("iptables-legacy")
+	if err != nil {
+		return nil, fmt.Errorf("finding iptables-legacy: %w", err)
+	}
+	t, err := iptables.New(iptables.Path(path), iptables.Timeout(lockTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("finding iptables-legacy: %w", err)
+	}
+	return kernel{t, unix.NFPROTO_IPV4}, nil
 }
 
 // kernel is the iptables of this machine, of one family.

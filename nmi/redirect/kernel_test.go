@@ -52,6 +52,35 @@ func TestOnTheKernel(t *testing.T) {
 	}
 }
 
+// TestLegacyTables: rules that an NMI of 1.8 has left beside those of nf_tables.
+func TestLegacyTables(t *testing.T) {
+	path, err := exec.LookPath("iptables-legacy")
+	if err != nil {
+		t.Skip("not installed")
+	}
+	inNewNetwork(t)
+	if tables, err := NewLegacyIPTables(); tables != nil || err != nil {
+		t.Errorf("on a node without it: %v, %v", tables, err)
+	}
+	ipt, err := iptables.New(iptables.Path(path), iptables.Timeout(lockTimeout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Ensure(ipt, guideTarget); err != nil {
+		t.Skipf("the kernel has no nat table for iptables-legacy: %v", err)
+	}
+	tables, err := NewLegacyIPTables()
+	if tables == nil || err != nil {
+		t.Fatal(tables, err)
+	}
+	if removed, err := Remove(tables, guideTarget); !removed || err != nil {
+		t.Errorf("removed %v, error %v", removed, err)
+	}
+	if exists, err := ipt.ChainExists(table, chain); exists || err != nil {
+		t.Errorf("the chain is left: %v, %v", exists, err)
+	}
+}
+
 func (f family) onTheKernel(t *testing.T, command string) {
 	path, err := exec.LookPath(command)
 	if err != nil {

@@ -22,6 +22,8 @@ const (
 	// noticePause is the least time between two looks at the rules that a notice
 	// leads to: kube-proxy can use iptables every second.
 	noticePause = time.Second
+	// hung is how long a look may take: iptables waits seconds for its lock.
+	hung = time.Minute
 	// echo is how long after a look of ours a notice that is not certain counts as
 	// our own doing.
 	echo = 100 * time.Millisecond
@@ -35,16 +37,19 @@ type Runner struct {
 	wake      chan struct{}
 	notices   chan struct{}
 	hooks     Hooks
+	// moved is when the jump of each redirect was last moved to the first place; only
+	// Run uses it.
+	moved []time.Time
 
 	mu       sync.Mutex
 	remove   bool
 	state    state
 	failures int
 	err      error
-	// looking is set while the rules are looked at, looked is when that ended.
-	looking bool
-	looked  time.Time
-	notify  chan struct{} // closed and replaced at each change of state
+	// looking is since when the rules are looked at, zero if they are not; looked is
+	// when that last ended.
+	looking, looked time.Time
+	notify          chan struct{} // closed and replaced at each change of state
 }
 
 type state int
@@ -57,9 +62,10 @@ const (
 
 // Hooks are told what the runner does; each may be nil.
 type Hooks struct {
-	// First runs once, after the redirect was first in place.
-	First func(context.Context)
-	// Repaired runs each time that it had to be mended after that.
+	// Set runs after the redirect was first in place, and each time that it had to be set
+	// again: it was not there for a moment.
+	Set func(context.Context)
+	// Repaired runs each time that it had to be mended after the first.
 	Repaired func()
 }
 
@@ -68,7 +74,7 @@ type Hooks struct {
 func NewRunner(redirects []Redirect, interval time.Duration, hooks Hooks) *Runner {
 	return &Runner{
 		redirects: redirects, interval: interval, hooks: hooks,
-		wake: make(chan struct{}, 1), notices: make(chan struct{}, 1), notify: make(chan struct{}),
+		wake: make(chan struct{}, 1), notices: make(chan struct{}, 1), moved: make([]time.Time, len(redirects)), notify: make(chan struct{}),
 	}
 }
 
@@ -105,8 +111,12 @@ func (r *Runner) Run(ctx context.Context) error {
 			}
 		}
 		pause := r.interval
-		if err := r.step(ctx); err != nil {
+		switch set, err := r.step(ctx); {
+		case err != nil:
 			pause = min(pause, retryAfter)
+		case set:
+			// Who undid it may not be done, and our own changes hide theirs from notices.
+			pause = min(pause, noticePause)
 		}
 		timer.Reset(pause)
 	}
@@ -115,7 +125,7 @@ func (r *Runner) Run(ctx context.Context) error {
 // notice leads to a look at the rules.
 func (r *Runner) notice(certain bool) {
 	r.mu.Lock()
-	own := !certain && (r.looking || time.Since(r.looked) < echo)
+	own := !certain && (!r.looking.IsZero() || time.Since(r.looked) < echo)
 	r.mu.Unlock()
 	if own {
 		return
@@ -132,37 +142,48 @@ func (r *Runner) sinceLook() time.Duration {
 	return time.Since(r.looked)
 }
 
-// step does once what is wanted now.
-func (r *Runner) step(ctx context.Context) error {
+// step does once what is wanted now, and says whether the redirect had to be set.
+func (r *Runner) step(ctx context.Context) (set bool, err error) {
 	r.mu.Lock()
 	remove, again := r.remove, r.state == inPlace
-	r.looking = true
+	r.looking = time.Now()
 	r.mu.Unlock()
 
 	var errs []error // one family does not hold up the other
-	for _, one := range r.redirects {
-		errs = append(errs, r.bring(ctx, one, remove, again))
+	for i := range r.redirects {
+		one, err := r.bring(ctx, i, remove, again)
+		set = set || one
+		errs = append(errs, err)
 	}
-	err := errors.Join(errs...)
-	if first := r.record(remove, err); first && r.hooks.First != nil {
-		r.hooks.First(ctx)
+	err = errors.Join(errs...)
+	if first := r.record(remove, err); (first || set) && r.hooks.Set != nil {
+		r.hooks.Set(ctx)
 	}
-	return err
+	return set, err
 }
 
-// bring brings one redirect to the wanted state. Again says that it was in place
-// already.
-func (r *Runner) bring(ctx context.Context, one Redirect, remove, again bool) error {
+// bring brings one redirect to the wanted state, and says whether it had to be set.
+// Again says that it was in place already.
+func (r *Runner) bring(ctx context.Context, index int, remove, again bool) (set bool, err error) {
+	one := r.redirects[index]
 	log := klog.FromContext(ctx).WithValues(logkey.Chain, chain, logkey.Target, one.Target.NMI.String())
-	var err error
 	if remove {
 		var had bool
 		if had, err = Remove(one.Tables, one.Target); had {
 			log.Info("Removed the redirect, as the release is being uninstalled")
 		}
 	} else {
-		var changed bool
-		if changed, err = Ensure(one.Tables, one.Target); changed && err == nil {
+		var did change
+		// Others insist on the first place in PREROUTING as well, such as Calico. Then it is
+		// theirs for most of the time, which does no harm, instead of both moving their
+		// rules every second.
+		did, err = ensure(one.Tables, one.Target, time.Since(r.moved[index]) >= r.interval)
+		set = did.set
+		if did.moved {
+			log.Info("Moved the redirect before the rules of others in PREROUTING")
+			r.moved[index] = time.Now()
+		}
+		if set && err == nil {
 			log.Info("Set the redirect of the instance metadata service")
 			if again && r.hooks.Repaired != nil {
 				r.hooks.Repaired()
@@ -172,7 +193,7 @@ func (r *Runner) bring(ctx context.Context, one Redirect, remove, again bool) er
 	if err != nil {
 		log.Error(err, "Cannot bring the redirect to the wanted state; trying again")
 	}
-	return err
+	return set, err
 }
 
 // record notes the outcome of a step; first is true for the first success ever.
@@ -180,7 +201,7 @@ func (r *Runner) record(remove bool, err error) (first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.err = err
-	r.looking, r.looked = false, time.Now()
+	r.looking, r.looked = time.Time{}, time.Now()
 	if err != nil {
 		r.failures++
 		return false
@@ -240,20 +261,35 @@ func (r *Runner) Active() bool {
 	return r.state == inPlace
 }
 
-// Live fails when the redirect cannot be kept: several attempts in a row failed.
+// Live fails when the redirect cannot be kept: several attempts in a row failed, or
+// one does not end.
 func (r *Runner) Live(context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.hangs(); err != nil {
+		return err
+	}
 	if r.failures >= liveFailures {
 		return fmt.Errorf("%d attempts failed, the last: %w", r.failures, r.err)
 	}
 	return nil
 }
 
+// hangs says that iptables does not come back; r.mu is held.
+func (r *Runner) hangs() error {
+	if r.looking.IsZero() || time.Since(r.looking) < hung {
+		return nil
+	}
+	return fmt.Errorf("iptables has not answered for %s", time.Since(r.looking).Round(time.Second))
+}
+
 // Ready fails unless the redirect is in place and the last look at it succeeded.
 func (r *Runner) Ready(context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.hangs(); err != nil {
+		return err
+	}
 	switch {
 	case r.err != nil:
 		return r.err

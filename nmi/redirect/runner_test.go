@@ -3,6 +3,7 @@ package redirect
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,6 +47,97 @@ func TestRunnerRepairsWithinTheInterval(t *testing.T) {
 	})
 }
 
+// insistent is another program that wants its rule to be the first, and looks a second
+// after each change.
+type insistent struct {
+	*redirecttest.Tables
+	changed func(certain bool)
+	moves   int
+}
+
+func (i *insistent) Insert(t, c string, pos int, spec ...string) error {
+	err := i.Tables.Insert(t, c, pos, spec...)
+	if c == hook && strings.Join(spec, " ") == jumpRule {
+		time.AfterFunc(time.Second, func() {
+			i.moves++
+			i.Set([]string{kubeRule, jumpRule}, []string{guideRule, returnRule})
+			i.changed(true)
+		})
+	}
+	return err
+}
+
+// Watch implements Noticing.
+func (i *insistent) Watch(ctx context.Context, changed func(certain bool), _ func(error)) {
+	i.changed = changed
+	<-ctx.Done()
+}
+
+// TestRunnerSharesTheFirstPlace: two that insist on it do not fight every second.
+func TestRunnerSharesTheFirstPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, set, repaired := &insistent{Tables: redirecttest.NewTables()}, 0, 0
+		start(t, NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{Set: func(context.Context) { set++ }, Repaired: func() { repaired++ }}))
+		<-time.After(10*time.Minute + 30*time.Second)
+		synctest.Wait()
+		if f.moves < 2 || f.moves > 12 {
+			t.Errorf("the other one had to move its rule %d times in ten minutes", f.moves)
+		}
+		if set != 1 || repaired != 0 {
+			t.Errorf("set %d times, repaired %d times: the redirect was there all the time", set, repaired)
+		}
+	})
+}
+
+// TestRunnerCutsConnectionsAfterEachGap: what pods have opened meanwhile leads around
+// NMI.
+func TestRunnerCutsConnectionsAfterEachGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, set := redirecttest.NewTables(), 0
+		r := NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{Set: func(context.Context) { set++ }})
+		start(t, r)
+		f.Set([]string{kubeRule}, []string{})
+		<-time.After(2 * time.Minute)
+		synctest.Wait()
+		if set != 2 {
+			t.Errorf("the hook ran %d times after a flush", set)
+		}
+		r.SetRemoval(true)
+		synctest.Wait()
+		r.SetRemoval(false)
+		synctest.Wait()
+		if set != 3 {
+			t.Errorf("the hook ran %d times after an uninstall that was given up", set)
+		}
+	})
+}
+
+// TestRunnerWhoseIPTablesHangs says so, with the rules of before in place.
+func TestRunnerWhoseIPTablesHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, hang, goOn := redirecttest.NewTables(), false, make(chan struct{})
+		r := NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{})
+		f.Fail(func(string) error {
+			if hang {
+				<-goOn
+			}
+			return nil
+		})
+		start(t, r)
+		hang = true
+		<-time.After(time.Minute + hung)
+		if r.Ready(t.Context()) == nil || r.Live(t.Context()) == nil {
+			t.Error("ready or live")
+		}
+		hang = false
+		close(goOn)
+		synctest.Wait()
+		if err := errors.Join(r.Ready(t.Context()), r.Live(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestRunnerTellsTheTruth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := redirecttest.NewTables()
@@ -53,7 +145,7 @@ func TestRunnerTellsTheTruth(t *testing.T) {
 		set := func(err error) { f.Fail(func(string) error { return err }) }
 		set(busy)
 		first := 0
-		r := NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{First: func(context.Context) { first++ }})
+		r := NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{Set: func(context.Context) { first++ }})
 		start(t, r)
 		if err := r.Ready(t.Context()); !errors.Is(err, busy) {
 			t.Errorf("ready: %v", err)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -110,6 +111,86 @@ func nodeAndPod(t *testing.T) (node, pod *netns.Namespace) {
 	return node, pod
 }
 
+// TestGuardOfTheNode: with the rule that docs/nmi.md has for a node's own start, a pod
+// that is there before NMI waits for it.
+func TestGuardOfTheNode(t *testing.T) {
+	text, err := os.ReadFile("../../docs/nmi.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, guard, found := strings.Cut(string(text), "\nExecStart=/usr/sbin/")
+	guard, _, _ = strings.Cut(guard, "\n")
+	if !found {
+		t.Fatal("the guide has no such rule")
+	}
+	node, pod := nodeAndPod(t)
+	azure := netns.New(t)
+	node.Run(t, `
+		ip addr del 169.254.169.254/32 dev lo
+		ip link add uplink type veth peer name eth0 netns `+azure.Path+`
+		ip link set uplink up
+		sysctl -qw net.ipv4.conf.uplink.proxy_arp=1
+		ip route add 169.254.169.254/32 dev uplink`)
+	azure.Run(t, `
+		ip link set lo up
+		ip addr add 169.254.169.254/32 dev eth0
+		ip link set eth0 up
+		ip route add 10.0.0.0/8 dev eth0
+		sysctl -qw net.ipv4.conf.all.rp_filter=0`)
+	target := Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("10.0.0.4:2579")}
+	greet(t, azure, netip.AddrPortFrom(target.Metadata, 80), "the service")
+	greet(t, node, target.NMI, "NMI")
+	ask := func() string {
+		var conn net.Conn
+		var err error
+		pod.In(func() {
+			conn, err = new(net.Dialer).DialContext(t.Context(), "tcp", netip.AddrPortFrom(target.Metadata, 80).String())
+		})
+		if err != nil {
+			return err.Error()
+		}
+		defer func() { _ = conn.Close() }()
+		answer, err := io.ReadAll(conn)
+		if err != nil {
+			return err.Error()
+		}
+		return string(answer)
+	}
+	if got := ask(); got != "the service" {
+		t.Fatalf("on a node as it is, %q answers", got)
+	}
+	node.Run(t, guard)
+	answer := make(chan string, 1)
+	go func() { answer <- ask() }()
+	// Dropped once at least, and so without a redirect.
+	for deadline, dropped := time.Now().Add(time.Minute), ""; dropped == "" || dropped == "0"; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s packets of the pod came to the rule", dropped)
+		}
+		node.In(func() {
+			out, err := exec.CommandContext(t.Context(), "iptables", "-t", "mangle", "-nvxL", "FORWARD", "1").Output()
+			if fields := strings.Fields(string(out)); err == nil && len(fields) > 0 {
+				dropped = fields[0]
+			}
+		})
+	}
+	node.In(func() {
+		tables, err := NewIPTables()
+		if err == nil {
+			_, err = Ensure(tables, target)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if got := <-answer; got != "NMI" {
+		t.Errorf("the pod that was first got %q", got)
+	}
+	if got := ask(); got != "NMI" {
+		t.Errorf("with the redirect, %q answers", got)
+	}
+}
+
 // TestOnlyConnectionsAroundNMIAreCut: those to NMI have the service's address, too.
 func TestOnlyConnectionsAroundNMIAreCut(t *testing.T) {
 	conntrack, err := exec.LookPath("conntrack")
@@ -132,6 +213,10 @@ func TestOnlyConnectionsAroundNMIAreCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
+		// Nothing more is to come, which would be tracked anew.
+		if _, err := io.ReadAll(conn); err != nil {
+			t.Fatal(err)
+		}
 		return conn
 	}
 	around := connect().LocalAddr().(*net.TCPAddr).Port

@@ -221,11 +221,8 @@ func (c *conn) belongs(pod types.UID) bool {
 	if owner := c.pod.Load(); owner != nil {
 		return *owner == pod
 	}
-	return c.bind(pod)
-}
-
-func (c *conn) bind(pod types.UID) bool {
-	return c.pod.CompareAndSwap(nil, &pod) || *c.pod.Load() == pod
+	kept := pod // escapes only here, so that requests on a known connection allocate nothing
+	return c.pod.CompareAndSwap(nil, &kept) || *c.pod.Load() == pod
 }
 
 // sourceCheck is the outcome of the check of a connection's source address, which is

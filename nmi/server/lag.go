@@ -23,7 +23,7 @@ const (
 
 // acquireAssigned is acquire for a pod whose identity may have become Assigned a moment
 // ago. It waits for IMDS as long as it may be waited for MIC.
-func (s *Server) acquireAssigned(ctx context.Context, pod *podindex.Pod, id *v1.AzureIdentity, requests []token.Request) ([]token.Token, error) {
+func (s *Server) acquireAssigned(ctx context.Context, pod *podindex.Pod, id *v1.AzureIdentity, requests []token.Request, w *waits) ([]token.Token, error) {
 	tokens, err := s.acquire(ctx, id, requests)
 	tooEarly := func() bool { return err != nil && unknownToIMDS(id, err) && s.justAssigned(pod, id) }
 	if !tooEarly() {
@@ -31,7 +31,10 @@ func (s *Server) acquireAssigned(ctx context.Context, pod *podindex.Pod, id *v1.
 	}
 	s.metrics.Waiters.Inc()
 	defer s.metrics.Waiters.Dec()
-	patience := time.NewTimer(s.o.Waiting.Assigned)
+	if w.lag.IsZero() {
+		w.lag = time.Now().Add(s.o.Waiting.Assigned)
+	}
+	patience := time.NewTimer(time.Until(w.lag))
 	defer patience.Stop()
 	again := time.NewTicker(imdsLagPoll)
 	defer again.Stop()
@@ -41,7 +44,7 @@ func (s *Server) acquireAssigned(ctx context.Context, pod *podindex.Pod, id *v1.
 		case <-patience.C:
 			return nil, err
 		case <-s.draining:
-			return nil, err
+			return nil, ending()
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

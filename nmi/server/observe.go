@@ -96,7 +96,21 @@ func (s *Server) logFailure(status int, r *http.Request, n *note, now time.Time)
 	}
 }
 
-// repeated is a refusal that a pod can get again and again.
+// logExcepted writes that a pod is given the node's own managed identity.
+func (s *Server) logExcepted(r *http.Request, pod *podindex.Pod) {
+	write, leftOut := s.samples.take(repeated{source(r), outcomePassed}, time.Now())
+	if !write {
+		return
+	}
+	log := klog.FromContext(r.Context()).WithValues(logkey.Pod, pod.String())
+	if leftOut > 0 {
+		log = log.WithValues(logkey.LeftOut, leftOut)
+	}
+	log.Info("Passing an excepted pod's token request to the node's own managed identity")
+}
+
+// repeated is what a pod can get again and again: a refusal, or as an excepted pod an
+// answer.
 type repeated struct {
 	source netip.Addr
 	reason string

@@ -9,17 +9,22 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/nmi/token"
 )
 
 const (
 	// proxyTimeout bounds one passed-on request; the first call of scheduled
 	// events takes the service up to two minutes.
 	proxyTimeout = 3 * time.Minute
-	// maxProxyBody bounds, in bytes, what a pod may send to the service.
-	maxProxyBody = 1 << 20
+	// maxBody bounds, in bytes, the body of a request.
+	maxBody = 1 << 20
 	// passing is how many requests are with the service at a time, and
-	// passingEach how many of one pod.
+	// passingEach how many of one pod. Excepted pods have as many places of their own.
 	passing, passingEach = 32, 8
+	// asking is the same of requests about the node's identities by other pods, which
+	// wait long when there are many.
+	asking, askingEach = 4, 1
 )
 
 // newProxy passes requests on to the real service as they are: same path, query,
@@ -34,6 +39,9 @@ func newProxy(endpoint *url.URL, transport http.RoundTripper) *httputil.ReverseP
 			// After a switch of protocols nobody would judge what the pod asks for.
 			p.Out.Header.Del("Upgrade")
 			p.Out.Header.Del("Connection")
+			if p.Out.Body == nil {
+				p.Out.Header.Del("Expect") // a body, which was not passed on
+			}
 			// ReverseProxy drops these. The service refuses requests that carry
 			// them, which protects pods that are proxies themselves.
 			for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
@@ -52,7 +60,7 @@ func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 	var tooLong *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLong):
-		err = &apiError{status: http.StatusRequestEntityTooLarge, code: "invalid_request", description: "the body is too long"}
+		err = bodyTooLong()
 	case errors.Is(err, context.Canceled): // the client left
 	default:
 		err = &apiError{
@@ -68,10 +76,23 @@ func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 
 // proxy passes a request on, when it is the pod's turn.
 func (s *Server) proxy(w http.ResponseWriter, r *http.Request) error {
+	rationed := token.Rationed(r.URL.Path)
+	if rationed && r.Method == http.MethodGet {
+		// Few go at a time, which must not wait for a body that is of no use.
+		if err := dropBody(w, r); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), proxyTimeout)
 	defer cancel()
-	from := source(r)
-	if err := s.passing.enter(ctx, from); err != nil {
+	gate, from := s.passing, source(r)
+	switch {
+	case token.Excepted(ctx):
+		gate = s.excepted
+	case rationed:
+		gate = s.asking
+	}
+	if err := gate.enter(ctx, from); err != nil {
 		if r.Context().Err() != nil {
 			return r.Context().Err()
 		}
@@ -80,14 +101,19 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request) error {
 			description: "the instance metadata service has not answered earlier requests", retryAfter: time.Second, cause: err,
 		}
 	}
-	defer s.passing.leave(from)
+	defer gate.leave(from)
 	r = r.WithContext(ctx)
-	r.Body = http.MaxBytesReader(w, r.Body, maxProxyBody)
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if s.o.Tracer != nil {
 		defer s.spanSince(ctx, spanPassing, time.Now())
 	}
 	s.forward.ServeHTTP(w, r)
 	return nil
+}
+
+// proxyExcepted passes an excepted pod's request on, which waits for no other pod's.
+func (s *Server) proxyExcepted(w http.ResponseWriter, r *http.Request) error {
+	return s.proxy(w, r.WithContext(token.WithException(r.Context())))
 }
 
 // serveProxy passes a pod's request on. Whoever is not a pod of this node has no
@@ -104,6 +130,9 @@ func (s *Server) serveProxy(w http.ResponseWriter, r *http.Request, note *note) 
 		return err
 	}
 	note.pod = v.Pod
+	if s.bypassed(v) {
+		return s.proxyExcepted(w, r)
+	}
 	return s.proxy(w, r)
 }
 
@@ -128,7 +157,7 @@ func (s *Server) serveIdentity(w http.ResponseWriter, r *http.Request, note *not
 	}
 	note.pod = v.Pod
 	if s.bypassed(v) {
-		return s.proxy(w, r)
+		return s.proxyExcepted(w, r)
 	}
 	return &apiError{status: http.StatusNotFound, code: "not_found", description: "of the node's identities, NMI serves tokens only"}
 }

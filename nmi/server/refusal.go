@@ -54,6 +54,14 @@ func foreignConnection() error {
 	}
 }
 
+// ending sends a request that waits to the next NMI of the node.
+func ending() error {
+	return &apiError{
+		status: http.StatusServiceUnavailable, code: "temporarily_unavailable",
+		description: "NMI is restarting; try again", retryAfter: time.Second, cause: errEnding,
+	}
+}
+
 // wrongSource is final: another connection of the same client comes in the same way.
 func wrongSource(err error) error {
 	return &apiError{

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -86,7 +87,7 @@ func asAPIError(err error) *apiError {
 func respondError(w http.ResponseWriter, err error) {
 	e := asAPIError(err)
 	if e.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(max(1, e.retryAfter.Round(time.Second)/time.Second))))
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
 	}
 	respondJSON(w, e.status, "application/json; charset=utf-8", struct {
 		Code        string `json:"error"`

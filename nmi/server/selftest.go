@@ -42,6 +42,12 @@ func (s *selfTest) heard(now time.Time) {
 	s.last = now
 }
 
+func (s *selfTest) ever() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.last.IsZero()
+}
+
 // overdue says whether the pod has not been heard for too long; none is never
 // overdue.
 func (s *selfTest) overdue(pod types.UID, now time.Time) bool {
@@ -74,6 +80,15 @@ func (s *Server) serveSelfTest(w http.ResponseWriter, r *http.Request, note *not
 	}
 	s.selfTest.heard(time.Now())
 	respondJSON(w, http.StatusOK, tokenContentType, SelfTestAnswer{s.o.Node})
+	return nil
+}
+
+// ProvenBySelfTest fails until a request of a self-test pod has arrived, if there are such
+// pods at all: the first that is told of the node's network.
+func (s *Server) ProvenBySelfTest(context.Context) error {
+	if s.o.SelfTest.Name != "" && !s.selfTest.ever() {
+		return errors.New("no self-test pod of this node was heard yet")
+	}
 	return nil
 }
 

@@ -34,6 +34,9 @@ func TestSelfTestRequest(t *testing.T) {
 	w := newWorld(t, func(o *Options) {
 		o.Node, o.SelfTest = "node-1", types.NamespacedName{Namespace: "default", Name: "selftest"}
 	})
+	if err := w.server.ProvenBySelfTest(t.Context()); err == nil {
+		t.Error("proven before the pod has asked")
+	}
 	w.setPod("tester", strangerIP, func(p *corev1.Pod) { p.Spec.ServiceAccountName = "selftest" })
 	if r := w.get(strangerIP, SelfTestPath, nil); r.status != 200 || r.body != `{"nmi":"node-1"}` {
 		t.Errorf("status %d, %s", r.status, r.body)
@@ -44,7 +47,13 @@ func TestSelfTestRequest(t *testing.T) {
 	if err := w.server.SelfTested(t.Context()); err != nil || w.server.selfTest.pod != "uid-tester" || w.server.selfTest.last.IsZero() {
 		t.Errorf("%v, %+v", err, &w.server.selfTest.last)
 	}
+	if err := w.server.ProvenBySelfTest(t.Context()); err != nil {
+		t.Error(err)
+	}
 	off := newWorld(t, nil)
+	if err := off.server.ProvenBySelfTest(t.Context()); err != nil {
+		t.Errorf("without the self-test: %v", err)
+	}
 	if r := off.get(webIP, SelfTestPath, nil); r.status != 404 || r.oauth.Code == "not_found" {
 		t.Errorf("without the self-test, the path is IMDS's: status %d, %s", r.status, r.body)
 	}

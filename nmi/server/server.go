@@ -65,7 +65,10 @@ type Server struct {
 	metrics *metric.NMI
 	forward *httputil.ReverseProxy
 	guide   guideLog
-	passing *gate
+	// Ways to the real service: of excepted pods, which MIC must not find full of
+	// others, of what other pods ask about the node's identities, and of all else.
+	excepted, asking, passing *gate
+
 	conns   *connections
 	samples *sampler[repeated]
 	// objectIDs are those found out, by token.Key without a resource.
@@ -87,7 +90,8 @@ func New(o Options, pods *podindex.Index, tokens token.Source, m *metric.NMI, tr
 	s := &Server{
 		o: o, pods: pods, tokens: tokens, metrics: m,
 		forward: newProxy(o.Metadata, transport), guide: newGuideLog(), draining: make(chan struct{}),
-		passing: newGate(passing, passingEach), samples: newSampler[repeated](), objectIDs: lru.New(maxObjectIDs), habits: newHabits(),
+		excepted: newGate(passing, passingEach), asking: newGate(asking, askingEach), passing: newGate(passing, passingEach),
+		samples: newSampler[repeated](), objectIDs: lru.New(maxObjectIDs), habits: newHabits(),
 	}
 	s.conns = newConnections(o.Limits, pods, func(reason string) { m.Refusals.WithLabelValues(reason).Inc() })
 	return s
@@ -179,6 +183,7 @@ func (s *Server) Serve(ctx context.Context, arriving <-chan net.Listener, retire
 	caring, stopCaring := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCaring()
 	g.Go(func() error { s.conns.cutForeign(caring); return nil })
+	g.Go(func() error { s.forgetNamespaces(caring); return nil })
 
 	var listeners []net.Listener
 	handedOver := time.Time{}

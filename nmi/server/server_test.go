@@ -187,9 +187,16 @@ func TestWaitIsBounded(t *testing.T) {
 // TestClientThatLeavesFreesItsSlot: the handler ends, which the log line shows.
 func TestClientThatLeavesFreesItsSlot(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.Waiting.Created = time.Hour })
-	ctx, leave := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
-	if _, err := w.try(ctx, webIP, tokenURL, nil); err == nil {
+	got := make(chan error, 1)
+	go func() {
+		_, err := w.try(ctx, webIP, tokenURL, nil)
+		got <- err
+	}()
+	eventually(t, "the request waits", func() bool { return w.index.Waiters() > 0 })
+	leave()
+	if err := <-got; err == nil {
 		t.Fatal("an answer")
 	}
 	eventually(t, "the request ended", func() bool {

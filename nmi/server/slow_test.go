@@ -120,6 +120,13 @@ func TestSlowClients(t *testing.T) {
 				t.Errorf("closed after %s, %s", took, said)
 			}
 		},
+		"is told to go on, and sends no body": owesBody("Expect: 100-continue\r\nContent-Length: 10\r\n\r\n", ""),
+		"sends no body to an NMI that is retired": func(t *testing.T, w *slowWorld) {
+			w.server.retired.Store(true)
+			owesBody("Content-Length: 10\r\n\r\n", "")(t, w)
+		},
+		// More than net/http reads by itself after an answer.
+		"sends a part of its body": owesBody("Transfer-Encoding: chunked\r\n\r\n", "96000\r\n"+strings.Repeat("b", 0x96000)),
 		"does not read its answer": func(t *testing.T, w *slowWorld) {
 			c := w.dial("10.0.0.1")
 			send(t, c, rawRequest)
@@ -163,6 +170,25 @@ func TestSlowClients(t *testing.T) {
 				w.end()
 			})
 		})
+	}
+}
+
+// owesBody is a client whose request could be answered at once and which does not send
+// all of the body that it has announced.
+func owesBody(headers, body string) func(*testing.T, *slowWorld) {
+	return func(t *testing.T, w *slowWorld) {
+		c := w.dial("10.0.0.1")
+		go func() { // ends with the connection
+			_, _ = io.WriteString(c, strings.TrimSuffix(rawRequest, "\r\n")+headers+body)
+		}()
+		took, said := closedAfter(t, c)
+		if took > readTimeout || !strings.Contains(said, "HTTP/1.1 400 ") {
+			t.Errorf("closed after %s, %s", took, said)
+		}
+		synctest.Wait()
+		if n := w.server.Connections(); n != 0 {
+			t.Errorf("%d connections are open", n)
+		}
 	}
 }
 

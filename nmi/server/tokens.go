@@ -3,14 +3,12 @@ package server
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/logkey"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/podindex"
 	"github.com/aad-pod-identity/aad-pod-identity/nmi/token"
 )
@@ -41,20 +39,13 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, note *note) 
 	}
 	note.pod = v.Pod
 	if s.bypassed(v) {
-		klog.FromContext(r.Context()).Info("Passing an excepted pod's token request to the node's own managed identity", logkey.Pod, v.Pod.String())
-		return s.proxy(w, r)
+		s.logExcepted(r, v.Pod)
+		return s.proxyExcepted(w, r)
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	if r.ContentLength != 0 {
-		// net/http notices only after the end of a body that the client has left.
-		go func() { // ends with the request
-			if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxProxyBody)); err != nil {
-				cancel()
-			}
-		}()
+	if err := dropBody(w, r); err != nil {
+		return err
 	}
-	tokens, id, err := s.tokensFor(ctx, v, q, allTenants)
+	tokens, id, err := s.tokensFor(r.Context(), v, q, allTenants)
 	note.identity = id
 	if err != nil {
 		return err
@@ -121,13 +112,14 @@ const (
 // the cache below gives a token to whoever asks. There is at least one token; the
 // identity is the one decided on, also when there is none.
 func (s *Server) tokensFor(ctx context.Context, v podindex.View, q tokenQuery, of tenants) ([]token.Token, *v1.AzureIdentity, error) {
-	find := s.identity
-	if q.selector.objectID != "" {
-		find = func(ctx context.Context, v podindex.View, _ selector) (*v1.AzureIdentity, error) {
-			return s.byObjectID(ctx, v, q)
-		}
+	w := waits{start: time.Now()}
+	var id *v1.AzureIdentity
+	var err error
+	if q.selector.objectID == "" {
+		id, err = s.identity(ctx, v, q.selector, &w)
+	} else {
+		id, err = s.byObjectID(ctx, v, q, &w)
 	}
-	id, err := find(ctx, v, q.selector)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -142,7 +134,7 @@ func (s *Server) tokensFor(ctx context.Context, v podindex.View, q tokenQuery, o
 	if of == ownTenant {
 		requests = requests[:1]
 	}
-	tokens, err := s.acquireAssigned(ctx, v.Pod, id, requests)
+	tokens, err := s.acquireAssigned(ctx, v.Pod, id, requests, &w)
 	if err != nil {
 		return nil, id, err
 	}

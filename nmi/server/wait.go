@@ -19,12 +19,19 @@ type Waiting struct {
 	Assigned time.Duration
 }
 
+// waits are those of one request, which may have to wait several times: they are
+// bounded together.
+type waits struct {
+	start time.Time // of the request, from which on it waits for MIC
+	lag   time.Time // until when it waits for IMDS; zero until it has to
+}
+
 // identity returns the identity that the pod may use and asks for, waiting until
 // it is assigned.
-func (s *Server) identity(ctx context.Context, v podindex.View, sel selector) (*v1.AzureIdentity, error) {
+func (s *Server) identity(ctx context.Context, v podindex.View, sel selector, w *waits) (*v1.AzureIdentity, error) {
 	c, err := s.chosen(v, sel) // nearly always all that is needed
 	if err == nil && c.progress != progressAssigned {
-		c, err = s.await(ctx, v.Pod, sel)
+		c, err = s.await(ctx, v.Pod, sel, w.start)
 	}
 	if err != nil {
 		return nil, err
@@ -45,9 +52,8 @@ func (s *Server) chosen(v podindex.View, sel selector) (choice, error) {
 }
 
 // await waits for MIC. The wait ends with the answer, the client, the bound, the pod,
-// or NMI's own end, whichever comes first.
-func (s *Server) await(ctx context.Context, pod *podindex.Pod, sel selector) (choice, error) {
-	start := time.Now()
+// or NMI's own end, whichever comes first. The bound counts from start.
+func (s *Server) await(ctx context.Context, pod *podindex.Pod, sel selector, start time.Time) (choice, error) {
 	var bound *time.Timer
 	for {
 		// Taken before the look-up, so that no change between the two is missed.
@@ -77,7 +83,7 @@ func (s *Server) await(ctx context.Context, pod *podindex.Pod, sel selector) (ch
 			s.metrics.Waiters.Inc()
 			defer s.metrics.Waiters.Dec()
 			if s.o.Tracer != nil {
-				defer s.spanSince(ctx, spanWaiting, start)
+				defer s.spanSince(ctx, spanWaiting, time.Now())
 			}
 		}
 		bound.Reset(left)
@@ -87,10 +93,7 @@ func (s *Server) await(ctx context.Context, pod *podindex.Pod, sel selector) (ch
 		case <-ctx.Done():
 			return choice{}, ctx.Err()
 		case <-s.draining:
-			return choice{}, &apiError{
-				status: http.StatusServiceUnavailable, code: "temporarily_unavailable",
-				description: "NMI is restarting; try again", retryAfter: time.Second, cause: errEnding,
-			}
+			return choice{}, ending()
 		}
 	}
 }

@@ -122,7 +122,7 @@ func TestPodsHaveTheirAnswers(t *testing.T) {
 func TestSpoofedSourceIsRefused(t *testing.T) {
 	for _, mode := range []Mode{Auto, On} {
 		n := newNode(t, mode, "10.0.0.1:2579", routed)
-		const port, first = 40000, 1000
+		const port, first = 20000, 1000 // not one that the kernel gives to others
 		a, b := netip.MustParseAddr("10.1.0.2"), netip.MustParseAddrPort(metadata)
 		heard := rawSocket(t, n.a, unix.IPPROTO_TCP)
 		spoof := rawSocket(t, n.b, unix.IPPROTO_RAW)

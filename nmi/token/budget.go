@@ -40,6 +40,9 @@ func NewBudget(perSecond float64, burst, atOnce int) *Budget {
 // IMDS counts identity requests by themselves.
 func (b *Budget) Transport(next http.RoundTripper) http.RoundTripper { return budgeted{b, next} }
 
+// Rationed says whether IMDS counts a request for the path among identity requests.
+func Rationed(path string) bool { return strings.Contains(strings.ToLower(path), "/identity") }
+
 type budgeted struct {
 	budget *Budget
 	next   http.RoundTripper
@@ -48,7 +51,7 @@ type budgeted struct {
 // RoundTrip implements http.RoundTripper. The place is given back when the answer
 // has been read.
 func (b budgeted) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !strings.Contains(strings.ToLower(r.URL.Path), "/identity") {
+	if !Rationed(r.URL.Path) {
 		return b.next.RoundTrip(r)
 	}
 	free, err := b.budget.take(r.Context())
@@ -68,6 +71,34 @@ func (b budgeted) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp.Body = closing{resp.Body, done}
 	return resp, nil
 }
+
+// Passing sends what pods ask IMDS themselves, within all. Excepted pods, of which MIC
+// is one, have a budget of their own: of identity requests, other pods can make some,
+// too, and as many as they like.
+func Passing(all, excepted, others *Budget, next http.RoundTripper) http.RoundTripper {
+	next = all.Transport(next)
+	return passing{excepted.Transport(next), others.Transport(next)}
+}
+
+type passing struct{ excepted, others http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (p passing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if Excepted(r.Context()) {
+		return p.excepted.RoundTrip(r)
+	}
+	return p.others.RoundTrip(r)
+}
+
+type exceptedKey struct{}
+
+// WithException marks what is passed on with the context as an excepted pod's.
+func WithException(ctx context.Context) context.Context {
+	return context.WithValue(ctx, exceptedKey{}, true)
+}
+
+// Excepted says whether the context is marked by WithException.
+func Excepted(ctx context.Context) bool { return ctx.Value(exceptedKey{}) != nil }
 
 // take waits for a place and for the time to use it.
 func (b *Budget) take(ctx context.Context) (free func(), err error) {

@@ -168,3 +168,52 @@ func TestBudgetGivesPlacesBack(t *testing.T) {
 		}
 	})
 }
+
+// TestOtherPodsDoNotHoldUpExceptedPods: MIC is one of these, and any pod may ask about
+// the node's identities.
+func TestOtherPodsDoNotHoldUpExceptedPods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &imdsDouble{takes: time.Second}
+		tr := Passing(NewBudget(15, 3, 4), NewBudget(5, 2, 1), NewBudget(2, 2, 1), d)
+		asking, stop := context.WithCancel(t.Context())
+		var others sync.WaitGroup
+		for i := range 100 {
+			others.Go(func() {
+				_ = send(asking, tr, []string{"/metadata/identity/info", "/Identity"}[i%2]) // until it is stopped
+			})
+		}
+		synctest.Wait()
+		start := time.Now()
+		if err := send(WithException(t.Context()), tr, tokenPath); err != nil || time.Since(start) != d.takes {
+			t.Errorf("an excepted pod's request took %v, %v", time.Since(start), err)
+		}
+		<-time.After(9 * time.Second)
+		stop()
+		others.Wait()
+		if n := len(d.arrivals) - 1; n < 9 || n > 11 || d.max != 2 {
+			t.Errorf("%d requests of other pods in ten seconds, %d at a time", n, d.max)
+		}
+	})
+}
+
+// TestPassingKeepsWithinAll: excepted pods and others together ask no more than IMDS allows.
+func TestPassingKeepsWithinAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &imdsDouble{takes: time.Second}
+		tr := Passing(NewBudget(15, 3, 1), NewBudget(5, 2, 4), NewBudget(5, 2, 4), d)
+		var wg sync.WaitGroup
+		for _, ctx := range []context.Context{t.Context(), WithException(t.Context())} {
+			for range 4 {
+				wg.Go(func() {
+					if err := send(ctx, tr, tokenPath); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		if d.max != 1 || len(d.arrivals) != 8 {
+			t.Errorf("%d at a time, %d in all", d.max, len(d.arrivals))
+		}
+	})
+}

@@ -110,46 +110,53 @@ func (c *Cache) Wait() { c.running.Wait() }
 
 // Token implements Source.
 func (c *Cache) Token(ctx context.Context, req Request) (Token, error) {
+	t, result, err := c.get(ctx, req)
+	c.observe(result)
+	if err == nil || ctx.Err() == nil { // who has left learns of nothing
+		note(ctx, result, t, err)
+	}
+	return t, err
+}
+
+func (c *Cache) get(ctx context.Context, req Request) (t Token, result string, err error) {
 	key := req.Key()
 	now := time.Now()
 	cached, ok := c.tokens.get(key)
-	if ok && now.Before(cached.soft) {
-		if !now.Before(cached.renewAt) {
-			c.renew(ctx, key, req)
-		}
-		c.observe(ResultHit)
-		note(ctx, ResultHit, cached.token, nil)
-		return cached.token, nil
-	}
-	if ok && now.Before(cached.token.ExpiresOn) {
+	switch {
+	case !ok || !now.Before(cached.token.ExpiresOn):
+		return c.fetch(ctx, key, req)
+	case !now.Before(cached.soft):
 		return c.nearItsEnd(ctx, key, req, cached)
+	case !now.Before(cached.renewAt):
+		c.renew(c.ctx, key, req) //nolint:contextcheck // not for this request, nor part of its trace
 	}
-	return c.fetch(ctx, key, req)
+	return cached.token, ResultHit, nil
 }
 
 // nearItsEnd gives a new token in place of one that is about to expire, or that
 // one: short-lived is better than none during an outage.
-func (c *Cache) nearItsEnd(ctx context.Context, key Key, req Request, cached *entry) (Token, error) {
+func (c *Cache) nearItsEnd(ctx context.Context, key Key, req Request, cached *entry) (t Token, result string, err error) {
 	c.renew(ctx, key, req)
 	patience, cancel := context.WithTimeout(ctx, nearExpiryPatience)
 	defer cancel()
-	t, err := c.fetch(patience, key, req)
+	t, result, err = c.fetch(patience, key, req)
+	expired := !time.Now().Before(cached.token.ExpiresOn)
 	var e *Error
 	switch {
 	case err == nil:
-		return t, nil
+		return t, result, nil
 	case ctx.Err() != nil:
-		return Token{}, ctx.Err()
-	case errors.As(err, &e) && e.Refused, !time.Now().Before(cached.token.ExpiresOn):
-		return Token{}, err
+		return Token{}, result, ctx.Err()
+	case expired && patience.Err() != nil:
+		return c.fetch(ctx, key, req) // nothing is left to be served instead
+	case expired, errors.As(err, &e) && e.Refused:
+		return Token{}, result, err
 	}
-	c.observe(ResultStale)
-	note(ctx, ResultStale, cached.token, nil)
-	return cached.token, nil
+	return cached.token, ResultStale, nil
 }
 
 // renew starts a flight in the background unless one is under way, or has just
-// failed.
+// failed. It is part of the trace of ctx.
 func (c *Cache) renew(ctx context.Context, key Key, req Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -182,32 +189,26 @@ func (c *Cache) failed(key Key) *Error {
 }
 
 // fetch joins the flight for the token, or starts it, and waits for its end.
-func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) {
+func (c *Cache) fetch(ctx context.Context, key Key, req Request) (t Token, result string, err error) {
 	c.mu.Lock()
 	f, ok := c.flights[key]
 	if !ok {
 		// Another flight may have landed since the caller looked.
 		if e, ok := c.tokens.get(key); ok && time.Now().Before(e.soft) {
 			c.mu.Unlock()
-			c.observe(ResultHit)
-			note(ctx, ResultHit, e.token, nil)
-			return e.token, nil
+			return e.token, ResultHit, nil
 		}
 		if err := c.failed(key); err != nil {
 			c.mu.Unlock()
-			c.observe(ResultFailure)
-			note(ctx, ResultFailure, Token{}, err)
-			return Token{}, err
+			return Token{}, ResultFailure, err
 		}
 		f = c.start(ctx, key, req)
 	}
 	f.waiters++
 	c.mu.Unlock()
-	c.observe(ResultMiss)
 	select {
 	case <-f.done:
-		note(ctx, ResultMiss, f.token, f.err)
-		return f.token, f.err
+		return f.token, ResultMiss, f.err
 	case <-ctx.Done():
 	}
 	c.mu.Lock()
@@ -219,11 +220,11 @@ func (c *Cache) fetch(ctx context.Context, key Key, req Request) (Token, error) 
 			delete(c.flights, key)
 		}
 	}
-	return Token{}, ctx.Err()
+	return Token{}, ResultMiss, ctx.Err()
 }
 
 // start begins a flight. The caller holds the lock. A flight outlives the request that
-// starts it; it is part of that one's trace.
+// starts it; it is part of that one's trace if that one waits for it.
 func (c *Cache) start(request context.Context, key Key, req Request) *flight { //nolint:contextcheck // see above
 	ctx, cancel := context.WithTimeout(trace.ContextWithSpanContext(c.ctx, trace.SpanContextFromContext(request)), fetchTimeout)
 	f := &flight{done: make(chan struct{}), cancel: cancel, ahead: req.Ahead}

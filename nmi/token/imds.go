@@ -26,10 +26,13 @@ const (
 )
 
 // retryStatus are the answers of IMDS that pass by themselves: 404 and 410 while
-// the endpoint is updated, 429 under load, and failures on its side.
+// the endpoint is updated, 429 under load, and failures on its side. SDKs try again
+// after the same ones.
 var retryStatus = []int{
 	http.StatusNotFound, http.StatusRequestTimeout, http.StatusGone, http.StatusTooManyRequests,
-	http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+	http.StatusInternalServerError, http.StatusNotImplemented, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+	http.StatusHTTPVersionNotSupported, http.StatusVariantAlsoNegotiates, http.StatusInsufficientStorage, http.StatusLoopDetected,
+	http.StatusNotExtended, http.StatusNetworkAuthenticationRequired,
 }
 
 // IMDS gets tokens of user-assigned managed identities from the node's instance

@@ -103,7 +103,7 @@ func TestIMDS(t *testing.T) {
 }
 
 func TestIMDSRetriesWhatPasses(t *testing.T) {
-	for _, status := range []int{404, 410, 429, 500, 503} {
+	for _, status := range []int{404, 410, 429, 500, 501, 503, 511} {
 		t.Run(http.StatusText(status), func(t *testing.T) {
 			e, demo, _, url := cloud(t)
 			if _, err := e.AddFault(azure.Fault{Operation: azure.OpIMDSToken, Status: status, Code: "busy", RetryAfter: 1, Count: 1}); err != nil {

@@ -156,9 +156,10 @@ func (s *Secrets) Data(ctx context.Context, secret types.NamespacedName) (map[st
 	return nil, failed
 }
 
-// definite says whether an error is an answer, rather than the lack of one.
+// definite says whether an error is an answer about the Secret, rather than the lack
+// of one. Unauthorized is about NMI's own credential.
 func definite(err error) bool {
-	return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
+	return apierrors.IsNotFound(err) || apierrors.IsForbidden(err)
 }
 
 // readError is the error of a Secret that could not be read. Like contentError it

@@ -19,6 +19,7 @@ var (
 	secrets    = schema.GroupResource{Resource: "secrets"}
 	notFound   = apierrors.NewNotFound(secrets, "s")
 	forbidden  = apierrors.NewForbidden(secrets, "s", errors.New("no"))
+	loggedOut  = apierrors.NewUnauthorized("no") // which NMI itself is
 	errAway    = errors.New("connection refused")
 )
 
@@ -99,33 +100,37 @@ func TestVersionFollowsTheSecret(t *testing.T) {
 }
 
 func TestVersionOutlivesAnOutageOfTheAPIServer(t *testing.T) {
-	a := &apiServer{data: map[string][]byte{"a": []byte("1")}}
-	withSecrets(t, a, func(t *testing.T, s *Secrets) {
-		first := versionOf(t, s)
-		a.set(func(a *apiServer) { a.err = errAway })
-		for range 200 {
-			<-time.After(time.Second)
-			if versionOf(t, s) != first {
-				t.Error("another version")
-			}
-			synctest.Wait()
-		}
-		if a.reads > 60 {
-			t.Errorf("%d reads in 200 s", a.reads)
-		}
-		a.set(func(a *apiServer) { a.err = notFound })
-		<-time.After(versionLife)
-		versionErrs := 0
-		for range 2 {
-			if _, err := s.Version(t.Context(), secretName); err != nil {
-				versionErrs++
-			}
-			synctest.Wait()
-		}
-		if versionErrs == 0 {
-			t.Error("the Secret is gone, and its version is not")
-		}
-	})
+	for name, outage := range map[string]error{"it is away": errAway, "it does not know NMI": loggedOut} {
+		t.Run(name, func(t *testing.T) {
+			a := &apiServer{data: map[string][]byte{"a": []byte("1")}}
+			withSecrets(t, a, func(t *testing.T, s *Secrets) {
+				first := versionOf(t, s)
+				a.set(func(a *apiServer) { a.err = outage })
+				for range 200 {
+					<-time.After(time.Second)
+					if versionOf(t, s) != first {
+						t.Error("another version")
+					}
+					synctest.Wait()
+				}
+				if a.reads > 60 {
+					t.Errorf("%d reads in 200 s", a.reads)
+				}
+				a.set(func(a *apiServer) { a.err = notFound })
+				<-time.After(versionLife)
+				versionErrs := 0
+				for range 2 {
+					if _, err := s.Version(t.Context(), secretName); err != nil {
+						versionErrs++
+					}
+					synctest.Wait()
+				}
+				if versionErrs == 0 {
+					t.Error("the Secret is gone, and its version is not")
+				}
+			})
+		})
+	}
 }
 
 func TestVersionOfASecretThatCannotBeRead(t *testing.T) {

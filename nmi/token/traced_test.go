@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -56,6 +58,50 @@ func TestFlightIsPartOfTheTrace(t *testing.T) {
 				t.Errorf("got %s, want %s", got, tc.want)
 			}
 			parent.End()
+		})
+	}
+}
+
+// TestRenewalIsATraceOfItsOwn unless a request waits for it.
+func TestRenewalIsATraceOfItsOwn(t *testing.T) {
+	for name, tc := range map[string]struct {
+		age time.Duration // of the token that is kept
+		own bool
+	}{"ahead of time": {age: 13 * time.Hour, own: true}, "near the end": {age: 24*time.Hour - time.Second}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				recorder := tracetest.NewSpanRecorder()
+				tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer("test")
+				flights, stop := context.WithCancel(t.Context())
+				day := answer{token: token.Token{AccessToken: "secret", ExpiresOn: time.Now().Add(24 * time.Hour)}}
+				cache := token.NewCache(flights, token.NewTraced(day, tracer, "IMDS token"), 1, nil)
+				ask := func(ctx context.Context) {
+					if _, err := cache.Token(ctx, token.Request{ClientID: "c", Resource: "r"}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				ask(t.Context())
+				<-time.After(tc.age)
+				ctx, request := tracer.Start(t.Context(), "request")
+				ask(ctx)
+				request.End()
+				synctest.Wait()
+				stop()
+				cache.Wait()
+				var renewals []sdktrace.ReadOnlySpan
+				for _, s := range recorder.Ended() {
+					if s.Name() == "IMDS token" {
+						renewals = append(renewals, s)
+					}
+				}
+				if len(renewals) != 2 {
+					t.Fatalf("%d requests to IMDS", len(renewals))
+				}
+				own := renewals[1].SpanContext().TraceID() != request.SpanContext().TraceID()
+				if own != tc.own || renewals[1].Parent().IsValid() == tc.own {
+					t.Errorf("a trace of its own: %v", own)
+				}
+			})
 		})
 	}
 }

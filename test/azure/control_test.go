@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
 	"github.com/aad-pod-identity/aad-pod-identity/test/azure"
+	"github.com/aad-pod-identity/aad-pod-identity/test/freeport"
 )
 
 func TestControl(t *testing.T) {
@@ -158,12 +159,11 @@ func TestFaults(t *testing.T) {
 func TestRestartIsTheSameCloud(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	options := azure.Options{StateDir: dir, Settings: azure.Settings{VMSSOperation: azure.Duration(time.Hour)}}
+	options := azure.Options{StateDir: dir, Listen: []string{"127.0.0.1:" + freeport.Get(t)}, Settings: azure.Settings{VMSSOperation: azure.Duration(time.Hour)}}
 	w := newWorld(t, options)
 	a := w.identity(t, "a")
 	must(w.vmssClient(t).BeginUpdate(t.Context(), group, "pool", vmssPatch("UserAssigned", a.ID), nil))(t)
 	before, ca := w.State(), w.CAPEM()
-	options.Listen = []string{strings.TrimPrefix(w.Endpoint(), "https://")}
 	token := w.token(t)
 	w.Close()
 

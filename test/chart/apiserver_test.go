@@ -44,7 +44,6 @@ func startServer(t *testing.T, webhook string) *server {
 	env := &envtest.Environment{CRDInstallOptions: envtest.CRDInstallOptions{
 		Paths:              []string{filepath.Join(chartDir, "crds"), filepath.Join(strings.TrimSpace(string(dir)), "deploy/crds")},
 		ErrorIfPathMissing: true,
-		MaxTime:            time.Minute,
 	}}
 	cfg := apiserver.Start(t, env)
 	c, err := client.New(cfg, client.Options{})

@@ -185,6 +185,9 @@ func acknowledge(ctx context.Context, c client.Client, node string) error {
 	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "aad-pod-identity-uninstall"}}
 	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		err := c.Get(ctx, client.ObjectKeyFromObject(cm), cm)
+		if apierrors.IsForbidden(err) {
+			return false, nil // fresh permissions take a moment to be known
+		}
 		return err == nil && cm.Data["phase"] == "redirect", client.IgnoreNotFound(err)
 	})
 	if err != nil {

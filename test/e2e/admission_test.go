@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -87,10 +89,14 @@ func forgedTags(t *testing.T) {
 		manifest := strings.Replace(podManifest(ns, name, tc.selector), "labels: {",
 			"labels: {aadpodidentity.k8s.io/binding: forged, aadpodidentity.k8s.io/identity: forged, ", 1)
 		apply(t, strings.Replace(manifest, ", }", "}", 1))
-		got := kubectl(t, "get", "pod", "-n", ns, name, "-o",
-			`jsonpath={.metadata.labels.aadpodidentity\.k8s\.io/binding}/{.metadata.labels.aadpodidentity\.k8s\.io/identity}`)
-		if got != tc.want {
-			t.Errorf("pod %s carries %q, want %q", name, got, tc.want)
-		}
+		// MIC writes them if the webhook did not know the binding yet, or was not waited for.
+		eventually(t, "tags of pod "+name, func(ctx context.Context) error {
+			got, err := env.Kubectl(ctx, "", "get", "pod", "-n", ns, name, "-o",
+				`jsonpath={.metadata.labels.aadpodidentity\.k8s\.io/binding}/{.metadata.labels.aadpodidentity\.k8s\.io/identity}`)
+			if err == nil && got != tc.want {
+				err = fmt.Errorf("it carries %q, want %q", got, tc.want)
+			}
+			return err
+		})
 	}
 }

@@ -147,6 +147,11 @@ func forbiddenByARM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	restarts := func() string {
+		t.Helper()
+		return kubectl(t, "get", "pods", "-l", "component=mic", "-o", "jsonpath={range .items[*]}{.metadata.name}={.status.containerStatuses[*].restartCount} {end}")
+	}
+	before := restarts()
 	apply(t, identityManifest(ns, "forbidden", id)+bindingManifest(ns, "forbidden", "forbidden", "forbidden")+podManifest(ns, "web", "forbidden"))
 	eventually(t, "ARM's refusal is said on the binding", func(ctx context.Context) error {
 		out, err := env.Kubectl(ctx, "", "get", "events", "-n", ns, "--field-selector=involvedObject.name=forbidden", "-o", "jsonpath={.items[*].message}")
@@ -155,9 +160,8 @@ func forbiddenByARM(t *testing.T) {
 		}
 		return err
 	})
-	restarts := kubectl(t, "get", "pods", "-l", "component=mic", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}")
-	if strings.Trim(restarts, "0 ") != "" {
-		t.Errorf("MIC restarted (%s) because ARM refused an identity", restarts)
+	if after := restarts(); after != before {
+		t.Errorf("MIC restarted because ARM refused an identity: restarts before %s, after %s", before, after)
 	}
 }
 

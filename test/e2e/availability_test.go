@@ -255,7 +255,10 @@ func TestWebhookAway(t *testing.T) {
 	})
 
 	scaleUp(t)
-	apply(t, identityManifest(ns, "accepted", id))
+	eventually(t, "the webhook answers", func(ctx context.Context) error {
+		_, err := env.Kubectl(ctx, identityManifest(ns, "accepted", id), "apply", "-f", "-")
+		return err
+	})
 }
 
 func scaleUp(t *testing.T) {

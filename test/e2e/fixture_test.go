@@ -52,13 +52,21 @@ func refused(t *testing.T, stdin string, args ...string) string {
 	return r.Output
 }
 
+// apply applies a manifest and returns kubectl's output. It tries again if the webhook
+// had too little of the processors to answer in the chart's 3 s.
 func apply(t *testing.T, manifest string) string {
 	t.Helper()
-	out, err := env.Kubectl(t.Context(), manifest, "apply", "-f", "-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	var all strings.Builder
+	eventually(t, "apply", func(ctx context.Context) error {
+		out, err := env.Kubectl(ctx, manifest, "apply", "-f", "-")
+		all.WriteString(out)
+		late := strings.Contains(out, "failed calling webhook") && strings.Contains(out, "deadline exceeded")
+		if err != nil && !late {
+			t.Fatal(err)
+		}
+		return err
+	})
+	return all.String()
 }
 
 // eventually waits until check passes.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -49,13 +50,20 @@ func TestSelfTestAndStartupTaint(t *testing.T) {
 		_, _ = env.Run(context.WithoutCancel(t.Context()), stack.Command{Args: []string{"kubectl", "taint", "node", node, startupTaint + "-"}})
 	})
 	kubectl(t, "rollout", "restart", nmiDaemonSet)
-	eventually(t, "NMI takes the taint off", func(ctx context.Context) error {
+	tainted := func(ctx context.Context) (bool, error) {
 		out, err := env.Kubectl(ctx, "", "get", "node", node, "-o", "jsonpath={.spec.taints}")
-		if err == nil && strings.Contains(out, startupTaint) {
-			err = fmt.Errorf("taints are %s", out)
-		}
-		return err
-	})
+		return strings.Contains(out, startupTaint), err
+	}
+	takesTheTaintOff := func() {
+		eventually(t, "NMI takes the taint off", func(ctx context.Context) error {
+			still, err := tainted(ctx)
+			if err == nil && still {
+				err = errors.New("it is there")
+			}
+			return err
+		})
+	}
+	takesTheTaintOff()
 	kubectl(t, "rollout", "status", nmiDaemonSet, "--timeout=170s")
 	kubectl(t, "rollout", "status", nmiDaemonSet+"-selftest", "--timeout=80s")
 	nmiSays(t, "ok")
@@ -85,9 +93,18 @@ func TestSelfTestAndStartupTaint(t *testing.T) {
 	if !strings.Contains(logs, "Requests for the instance metadata service do not come to NMI") || !strings.Contains(logs, "IMDS") {
 		t.Errorf("the self-test pod's log does not say who answers:\n%s", logs)
 	}
+
+	// Until the self-test was heard, the node takes no pods.
+	kubectl(t, "taint", "node", node, startupTaint+"=:NoSchedule")
+	kubectl(t, "delete", "pod", "-l", "component=nmi")
+	nmiSays(t, "self-test: the self-test pod of this node is not heard")
+	if still, err := tainted(t.Context()); err != nil || !still {
+		t.Errorf("the taint is off, though no request has come to NMI: %v", err)
+	}
 	if err := rule(t.Context(), "-D"); err != nil {
 		t.Fatal(err)
 	}
 	removed = true
+	takesTheTaintOff()
 	nmiSays(t, "ok")
 }

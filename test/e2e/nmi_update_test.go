@@ -109,7 +109,8 @@ func TestKilledNMIFailsClosed(t *testing.T) {
 // short, and returns its ID.
 func kill(t *testing.T, pod string) int {
 	t.Helper()
-	r, err := host(t.Context(), "pgrep", "-f", "^/nmi --node=")
+	// The oldest: a child that NMI is just starting has its command line as well.
+	r, err := host(t.Context(), "pgrep", "-o", "-f", "^/nmi --node=")
 	if err != nil {
 		t.Fatal(err)
 	}

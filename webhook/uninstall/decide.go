@@ -18,8 +18,10 @@ type facts struct {
 	assigned, ledgers int
 	// nmis are the NMI pods that are not finished.
 	nmis []nmiFacts
+	// nmiMissing is on how many nodes the DaemonSet has yet to make one.
+	nmiMissing int
 	// nmiUnchanged is true when the DaemonSet never had another pod template, so
-	// that a pod of it that never ran had no predecessor that did.
+	// that a pod of it that never ran has hardly had a predecessor that did.
 	nmiUnchanged bool
 }
 
@@ -112,7 +114,7 @@ func nmiLeft(f facts) (waiting, notes []string) {
 		case !n.nodeReady:
 			notes = append(notes, fmt.Sprintf("node %s does not answer: its redirect stays until it restarts or `nmi cleanup` is run there", n.node))
 		case !n.started && f.nmiUnchanged:
-			notes = append(notes, fmt.Sprintf("NMI on node %s never ran (%s), so there is no redirect to remove", n.node, n.why))
+			notes = append(notes, fmt.Sprintf("pod %s never ran (%s), so there is nothing to remove on node %s; if an earlier pod of NMI ran there, run `nmi cleanup`", n.pod, n.why, n.node))
 		case said != "":
 			waiting = append(waiting, fmt.Sprintf("NMI on node %s: %s", n.node, said))
 		case n.why != "":
@@ -120,6 +122,9 @@ func nmiLeft(f facts) (waiting, notes []string) {
 		default:
 			waiting = append(waiting, fmt.Sprintf("NMI on node %s has not removed its redirect yet", n.node))
 		}
+	}
+	if f.nmiMissing > 0 {
+		waiting = append(waiting, fmt.Sprintf("NMI's DaemonSet has no pod on %d of its nodes: it is replacing those that failed or were deleted, which may have left their redirect", f.nmiMissing))
 	}
 	return waiting, notes
 }

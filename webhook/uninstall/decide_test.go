@@ -110,7 +110,12 @@ func TestDecide(t *testing.T) {
 		"an NMI that never ran since the first install made no redirect": {
 			facts: facts{marker: redirect(), nmiUnchanged: true,
 				nmis: []nmiFacts{{pod: "nmi-a", node: "a", nodeReady: true, why: "ImagePullBackOff"}}},
-			want: decision{notes: []string{"NMI on node a never ran (ImagePullBackOff), so there is no redirect to remove"}},
+			want: decision{notes: []string{"pod nmi-a never ran (ImagePullBackOff), so there is nothing to remove on node a; if an earlier pod of NMI ran there, run `nmi cleanup`"}},
+		},
+		"a node whose NMI is being replaced is waited for": {
+			facts: facts{marker: redirect("a", marker.Removed), nmis: []nmiFacts{nmi("a")}, nmiMissing: 1},
+			want: decision{waiting: []string{
+				"NMI's DaemonSet has no pod on 1 of its nodes: it is replacing those that failed or were deleted, which may have left their redirect"}},
 		},
 		"an NMI that never ran after an upgrade may have had a predecessor that did": {
 			facts: facts{marker: redirect(),

@@ -1,6 +1,7 @@
 package uninstall
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -49,8 +50,7 @@ func gather(ctx context.Context, c client.Client, o options) (facts, error) {
 	}
 	f.ledgers = len(ledgers.Items)
 
-	f.nmis, f.nmiUnchanged, err = gatherNMIs(ctx, c, o)
-	return f, err
+	return f, f.gatherNMIs(ctx, c, o)
 }
 
 // countAssigned counts the AzureAssignedIdentities of all namespaces. There are
@@ -68,26 +68,26 @@ func countAssigned(ctx context.Context, c client.Client) (int, error) {
 	return len(list.Items), nil
 }
 
-func gatherNMIs(ctx context.Context, c client.Client, o options) ([]nmiFacts, bool, error) {
+func (f *facts) gatherNMIs(ctx context.Context, c client.Client, o options) error {
 	ds := &appsv1.DaemonSet{}
 	err := c.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: o.nmiDaemonSet}, ds)
 	if apierrors.IsNotFound(err) {
-		return nil, false, nil
+		return nil
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("reading DaemonSet %s: %w", o.nmiDaemonSet, err)
+		return fmt.Errorf("reading DaemonSet %s: %w", o.nmiDaemonSet, err)
 	}
 	selector, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector)
 	if err != nil {
-		return nil, false, fmt.Errorf("selector of DaemonSet %s: %w", o.nmiDaemonSet, err)
+		return fmt.Errorf("selector of DaemonSet %s: %w", o.nmiDaemonSet, err)
 	}
 	pods := &corev1.PodList{}
 	if err := c.List(ctx, pods, client.InNamespace(o.Namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
-		return nil, false, fmt.Errorf("listing NMI pods: %w", err)
+		return fmt.Errorf("listing NMI pods: %w", err)
 	}
 	nodes := &corev1.NodeList{}
 	if err := c.List(ctx, nodes); err != nil {
-		return nil, false, fmt.Errorf("listing nodes: %w", err)
+		return fmt.Errorf("listing nodes: %w", err)
 	}
 	ready := map[string]bool{}
 	for _, n := range nodes.Items {
@@ -97,16 +97,19 @@ func gatherNMIs(ctx context.Context, c client.Client, o options) ([]nmiFacts, bo
 			}
 		}
 	}
-	var nmis []nmiFacts
+	covered := map[string]bool{} // in an update a node has two
 	for _, p := range pods.Items {
 		if p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
 			continue // evicted; the DaemonSet makes another
 		}
 		n := nmiFacts{pod: p.Name, node: p.Spec.NodeName, nodeReady: ready[p.Spec.NodeName]}
 		n.started, n.why = containerState(p)
-		nmis = append(nmis, n)
+		f.nmis = append(f.nmis, n)
+		covered[cmp.Or(n.node, "/"+n.pod)] = true
 	}
-	return nmis, ds.Generation <= 1, nil
+	f.nmiMissing = max(0, int(ds.Status.DesiredNumberScheduled)-len(covered))
+	f.nmiUnchanged = ds.Generation <= 1
+	return nil
 }
 
 // containerState says whether the pod's container ever ran, and why it does not

@@ -65,6 +65,7 @@ func release(nodes ...string) []client.Object {
 		&appsv1.DaemonSet{
 			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "aad-pod-identity-nmi", Generation: 2},
 			Spec:       appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}},
+			Status:     appsv1.DaemonSetStatus{DesiredNumberScheduled: int32(len(nodes))},
 		},
 		&admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "hooks"}},
 		&admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "hooks"}},
@@ -150,6 +151,7 @@ func testHandshake(t *testing.T) {
 func TestUninstallSaysWhatIsLeft(t *testing.T) {
 	tests := map[string]struct {
 		answer    func(phase string, data map[string]string)
+		failed    string // a node whose NMI pod has failed
 		want      string
 		wantPhase string
 	}{
@@ -168,10 +170,25 @@ func TestUninstallSaysWhatIsLeft(t *testing.T) {
 			want:      "NMI on node n2 has not removed its redirect yet",
 			wantPhase: marker.PhaseRedirect,
 		},
+		"an NMI was evicted": {
+			answer: func(_ string, data map[string]string) {
+				data[marker.MICKey] = marker.Done
+				data[marker.NMIKey("n1")] = marker.Removed
+			},
+			failed:    "n2",
+			want:      "NMI's DaemonSet has no pod on 1 of its nodes",
+			wantPhase: marker.PhaseRedirect,
+		},
 	}
 	for name, tc := range tests {
 		inBubble(t, name, func(t *testing.T) {
-			c := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(release("n1", "n2")...).
+			objects := release("n1", "n2")
+			for _, o := range objects {
+				if p, ok := o.(*corev1.Pod); ok && p.Spec.NodeName == tc.failed {
+					p.Status.Phase = corev1.PodFailed
+				}
+			}
+			c := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(objects...).
 				WithInterceptorFuncs(component(t, tc.answer)).Build()
 			o := testOptions()
 			var out strings.Builder

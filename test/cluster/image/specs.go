@@ -12,7 +12,7 @@ func Product(repository, tag, ldflags string) []Spec {
 	return []Spec{
 		{Name: name("webhook"), GoPackage: "./webhook", LDFlags: ldflags},
 		{Name: name("mic"), GoPackage: "./mic", LDFlags: ldflags},
-		// NMI runs as root with few capabilities, and writes iptables rules in the node's own way (nft or legacy).
+		// NMI runs as root with few capabilities. Debian's iptables writes to nf_tables; rules of iptables-legacy may be beside these.
 		{Name: name("nmi"), GoPackage: "./nmi", LDFlags: ldflags, User: "0:0", DebianPackages: []string{"iptables", "conntrack"}},
 	}
 }
