@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,17 +52,17 @@ func TestRunnerRepairsWithinTheInterval(t *testing.T) {
 // after each change.
 type insistent struct {
 	*redirecttest.Tables
-	changed func(certain bool)
-	moves   int
+	undone chan struct{}
+	moves  atomic.Int32
 }
 
 func (i *insistent) Insert(t, c string, pos int, spec ...string) error {
 	err := i.Tables.Insert(t, c, pos, spec...)
 	if c == hook && strings.Join(spec, " ") == jumpRule {
 		time.AfterFunc(time.Second, func() {
-			i.moves++
+			i.moves.Add(1)
 			i.Set([]string{kubeRule, jumpRule}, []string{guideRule, returnRule})
-			i.changed(true)
+			i.undone <- struct{}{}
 		})
 	}
 	return err
@@ -69,19 +70,25 @@ func (i *insistent) Insert(t, c string, pos int, spec ...string) error {
 
 // Watch implements Noticing.
 func (i *insistent) Watch(ctx context.Context, changed func(certain bool), _ func(error)) {
-	i.changed = changed
-	<-ctx.Done()
+	for {
+		select {
+		case <-i.undone:
+			changed(true)
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // TestRunnerSharesTheFirstPlace: two that insist on it do not fight every second.
 func TestRunnerSharesTheFirstPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, set, repaired := &insistent{Tables: redirecttest.NewTables()}, 0, 0
+		f, set, repaired := &insistent{Tables: redirecttest.NewTables(), undone: make(chan struct{}, 1)}, 0, 0
 		start(t, NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{Set: func(context.Context) { set++ }, Repaired: func() { repaired++ }}))
 		<-time.After(10*time.Minute + 30*time.Second)
 		synctest.Wait()
-		if f.moves < 2 || f.moves > 12 {
-			t.Errorf("the other one had to move its rule %d times in ten minutes", f.moves)
+		if n := f.moves.Load(); n < 2 || n > 12 {
+			t.Errorf("the other one had to move its rule %d times in ten minutes", n)
 		}
 		if set != 1 || repaired != 0 {
 			t.Errorf("set %d times, repaired %d times: the redirect was there all the time", set, repaired)
@@ -115,21 +122,22 @@ func TestRunnerCutsConnectionsAfterEachGap(t *testing.T) {
 // TestRunnerWhoseIPTablesHangs says so, with the rules of before in place.
 func TestRunnerWhoseIPTablesHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, hang, goOn := redirecttest.NewTables(), false, make(chan struct{})
+		f, goOn := redirecttest.NewTables(), make(chan struct{})
+		var hang atomic.Bool
 		r := NewRunner([]Redirect{{f, guideTarget}}, time.Minute, Hooks{})
 		f.Fail(func(string) error {
-			if hang {
+			if hang.Load() {
 				<-goOn
 			}
 			return nil
 		})
 		start(t, r)
-		hang = true
+		hang.Store(true)
 		<-time.After(time.Minute + hung)
 		if r.Ready(t.Context()) == nil || r.Live(t.Context()) == nil {
 			t.Error("ready or live")
 		}
-		hang = false
+		hang.Store(false)
 		close(goOn)
 		synctest.Wait()
 		if err := errors.Join(r.Ready(t.Context()), r.Live(t.Context())); err != nil {
