@@ -208,7 +208,10 @@ func TestNetworkPlugin(t *testing.T) {
 func TestKubenetBridgeThatComesLater(t *testing.T) {
 	looks := 0
 	err := watchForKubenet(t.Context(), time.Millisecond, func(name string) (*net.Interface, error) {
-		if looks++; looks < 3 || name != "cbr0" {
+		if name != "cbr0" {
+			t.Errorf("looks for %s", name)
+		}
+		if looks++; looks < 3 {
 			return nil, errors.New("no such network interface")
 		}
 		return &net.Interface{Name: name}, nil
