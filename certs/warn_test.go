@@ -38,13 +38,15 @@ func TestWarning(t *testing.T) {
 	}
 }
 
+// leaf is a certificate of 90 days.
+func leaf(end time.Time) *tls.Certificate {
+	return &tls.Certificate{Leaf: &x509.Certificate{NotBefore: end.Add(-90 * day), NotAfter: end}}
+}
+
 // TestWarner follows a certificate that nobody renews, and one that somebody does.
 func TestWarner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		leaf := func(end time.Time) *tls.Certificate {
-			return &tls.Certificate{Leaf: &x509.Certificate{NotBefore: end.Add(-90 * day), NotAfter: end}}
-		}
 		cert, away := leaf(begin.Add(10*day)), false
 		var got []string
 		w := &Warner{
@@ -101,7 +103,7 @@ func TestWarnerTriesAgain(t *testing.T) {
 		var at []time.Duration
 		w := &Warner{
 			current: func() (*tls.Certificate, error) {
-				return &tls.Certificate{Leaf: &x509.Certificate{NotBefore: end.Add(-90 * day), NotAfter: end}}, nil
+				return leaf(end), nil
 			},
 			within: 7 * day,
 			now:    time.Now,
@@ -135,7 +137,7 @@ func TestWarnerAtTheStart(t *testing.T) {
 				if time.Since(begin) < 2*time.Second {
 					return nil, errors.New("none yet")
 				}
-				return &tls.Certificate{Leaf: &x509.Certificate{NotBefore: end.Add(-90 * day), NotAfter: end}}, nil
+				return leaf(end), nil
 			},
 			within: 7 * day,
 			now:    time.Now,

@@ -130,20 +130,11 @@ func (l *listening) takeOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, a := range l.addresses {
-		if taken[a] != nil {
-			continue
+	if err := l.complete(ctx, taken); err != nil {
+		for _, s := range taken {
+			err = errors.Join(err, s.Close())
 		}
-		s, err := listen(ctx, a)
-		if err != nil {
-			l.fails(a, err)
-			err = fmt.Errorf("%w: %w", errNotOpened, err)
-			for _, s := range taken {
-				err = errors.Join(err, s.Close())
-			}
-			return err
-		}
-		taken[a] = s
+		return err
 	}
 	for _, a := range slices.Sorted(maps.Keys(taken)) {
 		if err := l.arrived(ctx, a, taken[a]); err != nil {
@@ -154,6 +145,22 @@ func (l *listening) takeOver(ctx context.Context) error {
 		return fmt.Errorf("telling the NMI before this one to end: %w", err)
 	}
 	klog.FromContext(ctx).Info("Took over the listening sockets")
+	return nil
+}
+
+// complete opens the addresses that a predecessor does not have.
+func (l *listening) complete(ctx context.Context, taken map[string]net.Listener) error {
+	for _, a := range l.addresses {
+		if taken[a] != nil {
+			continue
+		}
+		s, err := listen(ctx, a)
+		if err != nil {
+			l.fails(a, err)
+			return fmt.Errorf("%w: %w", errNotOpened, err)
+		}
+		taken[a] = s
+	}
 	return nil
 }
 

@@ -31,12 +31,12 @@ type IPTables interface {
 
 // NewIPTables finds the iptables of this machine.
 func NewIPTables() (IPTables, error) {
-	return newKernel(iptables.ProtocolIPv4, unix.NFPROTO_IPV4)
+	return newKernel("", iptables.ProtocolIPv4, unix.NFPROTO_IPV4)
 }
 
 // NewIP6Tables finds the ip6tables of this machine.
 func NewIP6Tables() (IPTables, error) {
-	return newKernel(iptables.ProtocolIPv6, unix.NFPROTO_IPV6)
+	return newKernel("", iptables.ProtocolIPv6, unix.NFPROTO_IPV6)
 }
 
 // legacyTables lists the tables that iptables-legacy has in this network, for root.
@@ -56,11 +56,7 @@ func NewLegacyIPTables() (IPTables, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding iptables-legacy: %w", err)
 	}
-	t, err := iptables.New(iptables.Path(path), iptables.Timeout(lockTimeout))
-	if err != nil {
-		return nil, fmt.Errorf("finding iptables-legacy: %w", err)
-	}
-	return kernel{t, unix.NFPROTO_IPV4}, nil
+	return newKernel(path, iptables.ProtocolIPv4, unix.NFPROTO_IPV4)
 }
 
 // kernel is the iptables of this machine, of one family.
@@ -69,8 +65,9 @@ type kernel struct {
 	family byte
 }
 
-func newKernel(protocol iptables.Protocol, family byte) (IPTables, error) {
-	t, err := iptables.New(iptables.IPFamily(protocol), iptables.Timeout(lockTimeout))
+// newKernel takes the command at a path, or that of the family if it is empty.
+func newKernel(path string, protocol iptables.Protocol, family byte) (IPTables, error) {
+	t, err := iptables.New(iptables.Path(path), iptables.IPFamily(protocol), iptables.Timeout(lockTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("finding iptables: %w", err)
 	}

@@ -20,7 +20,7 @@ import (
 // address of both, reaches NMI or nobody.
 func TestNoWayAroundByIPv6(t *testing.T) {
 	node, pod := nodeAndPod(t)
-	v4 := Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("10.0.0.4:2579")}
+	v4 := nodeTarget
 	var tables4, tables6 IPTables
 	node.In(func() {
 		var err4, err6 error
@@ -34,18 +34,11 @@ func TestNoWayAroundByIPv6(t *testing.T) {
 	greet(t, node, netip.AddrPortFrom(target6.Metadata, 80), "the service")
 	stop4, stop6 := greet(t, node, v4.NMI, "NMI"), greet(t, node, target6.NMI, "NMI")
 	ask := func(service netip.Addr) (answer string, err error) {
-		pod.In(func() {
-			var conn net.Conn
-			d := &net.Dialer{Timeout: time.Minute} // never reached
-			if conn, err = d.DialContext(t.Context(), "tcp", netip.AddrPortFrom(service, 80).String()); err != nil {
-				return
-			}
-			defer func() { _ = conn.Close() }()
-			var data []byte
-			data, err = io.ReadAll(conn)
-			answer = string(data)
-		})
-		return answer, err
+		conn, err := dial(t, pod, service)
+		if err != nil {
+			return "", err
+		}
+		return hear(conn)
 	}
 	expect := func(when string, service netip.Addr, want string) {
 		t.Helper()
@@ -55,11 +48,7 @@ func TestNoWayAroundByIPv6(t *testing.T) {
 	}
 	ensure := func(tables IPTables, target Target) {
 		t.Helper()
-		node.In(func() {
-			if _, err := Ensure(tables, target); err != nil {
-				t.Errorf("redirecting %s: %v", target.Metadata, err)
-			}
-		})
+		redirectOn(t, node, func() (IPTables, error) { return tables, nil }, target)
 	}
 	expect("without a redirect", v4.Metadata, "the service")
 	ensure(tables4, v4)
@@ -137,24 +126,19 @@ func TestGuardOfTheNode(t *testing.T) {
 		ip link set eth0 up
 		ip route add 10.0.0.0/8 dev eth0
 		sysctl -qw net.ipv4.conf.all.rp_filter=0`)
-	target := Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("10.0.0.4:2579")}
+	target := nodeTarget
 	greet(t, azure, netip.AddrPortFrom(target.Metadata, 80), "the service")
 	greet(t, node, target.NMI, "NMI")
 	ask := func() string {
-		var conn net.Conn
-		var err error
-		pod.In(func() {
-			conn, err = new(net.Dialer).DialContext(t.Context(), "tcp", netip.AddrPortFrom(target.Metadata, 80).String())
-		})
+		conn, err := dial(t, pod, target.Metadata)
 		if err != nil {
 			return err.Error()
 		}
-		defer func() { _ = conn.Close() }()
-		answer, err := io.ReadAll(conn)
+		answer, err := hear(conn)
 		if err != nil {
 			return err.Error()
 		}
-		return string(answer)
+		return answer
 	}
 	if got := ask(); got != "the service" {
 		t.Fatalf("on a node as it is, %q answers", got)
@@ -174,15 +158,7 @@ func TestGuardOfTheNode(t *testing.T) {
 			}
 		})
 	}
-	node.In(func() {
-		tables, err := NewIPTables()
-		if err == nil {
-			_, err = Ensure(tables, target)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	})
+	redirectOn(t, node, NewIPTables, target)
 	if got := <-answer; got != "NMI" {
 		t.Errorf("the pod that was first got %q", got)
 	}
@@ -198,17 +174,13 @@ func TestOnlyConnectionsAroundNMIAreCut(t *testing.T) {
 		t.Skip(err)
 	}
 	node, pod := nodeAndPod(t)
-	target := Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("10.0.0.4:2579")}
+	target := nodeTarget
 	node.Run(t, `iptables -A INPUT -m conntrack --ctstate INVALID -j DROP`) // connections are tracked from now on
 	greet(t, node, netip.AddrPortFrom(target.Metadata, 80), "the service")
 	greet(t, node, target.NMI, "NMI")
 	connect := func() net.Conn {
 		t.Helper()
-		var conn net.Conn
-		var err error
-		pod.In(func() {
-			conn, err = new(net.Dialer).DialContext(t.Context(), "tcp", netip.AddrPortFrom(target.Metadata, 80).String())
-		})
+		conn, err := dial(t, pod, target.Metadata)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,15 +194,7 @@ func TestOnlyConnectionsAroundNMIAreCut(t *testing.T) {
 	around := connect().LocalAddr().(*net.TCPAddr).Port
 	var redirected int
 	var left []byte
-	node.In(func() {
-		tables, err := NewIPTables()
-		if err == nil {
-			_, err = Ensure(tables, target)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	})
+	redirectOn(t, node, NewIPTables, target)
 	redirected = connect().LocalAddr().(*net.TCPAddr).Port
 	node.In(func() {
 		CutConnections(t.Context(), target)
@@ -243,6 +207,37 @@ func TestOnlyConnectionsAroundNMIAreCut(t *testing.T) {
 	if has(around) || !has(redirected) {
 		t.Errorf("around NMI from port %d, to NMI from port %d; the kernel still has:\n%s", around, redirected, left)
 	}
+}
+
+// nodeTarget is the redirect of IPv4 on a node of nodeAndPod.
+var nodeTarget = Target{Metadata: netip.MustParseAddr("169.254.169.254"), MetadataPort: 80, NMI: netip.MustParseAddrPort("10.0.0.4:2579")}
+
+// redirectOn sets a redirect in a namespace.
+func redirectOn(t *testing.T, node *netns.Namespace, open func() (IPTables, error), target Target) {
+	t.Helper()
+	node.In(func() {
+		tables, err := open()
+		if err == nil {
+			_, err = Ensure(tables, target)
+		}
+		if err != nil {
+			t.Errorf("redirecting %s: %v", target.Metadata, err)
+		}
+	})
+}
+
+// dial connects to the service from a namespace.
+func dial(t *testing.T, from *netns.Namespace, service netip.Addr) (conn net.Conn, err error) {
+	d := &net.Dialer{Timeout: time.Minute} // never reached
+	from.In(func() { conn, err = d.DialContext(t.Context(), "tcp", netip.AddrPortFrom(service, 80).String()) })
+	return conn, err
+}
+
+// hear reads to the end what a connection says.
+func hear(conn net.Conn) (string, error) {
+	defer func() { _ = conn.Close() }()
+	data, err := io.ReadAll(conn)
+	return string(data), err
 }
 
 // greet has a server in a namespace that tells its name, until it is stopped.

@@ -94,6 +94,14 @@ func (s *Server) likeliest(v podindex.View, sel selector, first *v1.AzureIdentit
 	return first
 }
 
+// objectIDKey is what the object ID of a request's identity is remembered by: it is the
+// same for all resources.
+func objectIDKey(r token.Request) token.Key {
+	key := r.Key()
+	key.Resource = ""
+	return key
+}
+
 // remembered is the object ID that an identity had when it was last looked at; empty if
 // it was not.
 func (s *Server) remembered(id *v1.AzureIdentity) string {
@@ -101,7 +109,7 @@ func (s *Server) remembered(id *v1.AzureIdentity) string {
 	if err != nil {
 		return ""
 	}
-	known, _ := s.objectIDs.Get(requests[0].Key())
+	known, _ := s.objectIDs.Get(objectIDKey(requests[0]))
 	found, _ := known.(string)
 	return found
 }
@@ -117,9 +125,7 @@ func (s *Server) objectID(ctx context.Context, pod *podindex.Pod, id *v1.AzureId
 		return "", err
 	}
 	if found := tokens[0].ObjectID; found != "" {
-		key := requests[0].Key()
-		key.Resource = ""
-		s.objectIDs.Add(key, found)
+		s.objectIDs.Add(objectIDKey(requests[0]), found)
 	}
 	return tokens[0].ObjectID, nil
 }
